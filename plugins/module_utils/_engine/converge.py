@@ -1,0 +1,359 @@
+# Copyright (c) 2026, cnf.ebpf maintainers
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""The pipeline: observe, plan, [check mode stops here], journal, apply, verify, commit or undo.
+
+One code path serves check mode and real runs, creation, pruning, removal and repair; undo runs the inverses of the same
+operations. The engine knows no kind: it receives them in a mapping.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from .._errors import CnfError, ConvergeError, PlanError
+from .._kernel.host import Host
+from .._store import Store
+from . import model
+from .model import CREATE, Claim, Desired, Key, Observed, Operation, Plan
+from .plan import Kinds, make_plan, merged, simulate
+
+MAX_ROUNDS = 3  # the kernel may drop what a change did not name (routes of a link that went down): plan again, then give up
+
+OnOperation = t.Callable[[str, int, Operation], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What one run shall do for one topology.
+
+    ``prune`` removes what the topology claimed earlier and ``desired`` lacks; ``absent`` names keys to remove in any case
+    (a single task with state absent). ``document`` is recorded in the generation, None for single tasks.
+    """
+
+    topology: str
+    desired: t.Tuple[Desired, ...] = ()
+    prune: bool = False
+    absent: t.Tuple[Key, ...] = ()
+    document: t.Optional[t.Dict[str, t.Any]] = None
+    digest: str = ""
+    adopt: bool = False
+    check: bool = False
+    lock_timeout: float = 60.0
+
+    @property
+    def forget(self) -> bool:
+        """Whether nothing of the topology remains afterwards."""
+        return self.prune and not self.desired
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run found, planned and left. ``before`` and ``after`` hold what is declared or was touched, by key."""
+
+    plan: Plan
+    before: t.Dict[Key, t.Any]
+    after: t.Dict[Key, t.Any]
+    generation: t.Optional[int] = None
+
+
+def _nothing(_stage: str, _number: int, _operation: Operation) -> None:
+    """The default observer of operations."""
+
+
+def converge(
+    kinds: Kinds, host: Host, store: Store, request: Request, on_operation: OnOperation = _nothing
+) -> Outcome:
+    """Bring the host to the request, or leave it as it was.
+
+    ``on_operation(stage, number, operation)`` is called before and after each operation with the stage 'apply', 'applied',
+    'undo' or 'undone'; an exception from it counts as a failure of the operation. Raises CnfError: ConvergeError when the
+    host had been touched, any other when it had not.
+    """
+    with store.locked(request.lock_timeout, writing=not request.check):
+        return _Run(kinds, host, store, request, on_operation).run()
+
+
+def observe(
+    kinds: Kinds,
+    host: Host,
+    wanted: t.Mapping[Key, t.Optional[t.Any]],
+    topology: str,
+    claimed: t.Container[Key] = (),
+) -> Observed:
+    """Everything that the host has of the wanted keys, by kind in order of rank."""
+    values: t.Dict[Key, t.Any] = {}
+    for kind in sorted(kinds.values(), key=lambda kind: kind.RANK):
+        values.update(kind.observe(host, wanted, topology, claimed))
+    return Observed(values, lambda key: _exists(host, key), lambda value: _lacking(kinds, host, value))
+
+
+def _exists(host: Host, key: Key) -> bool:
+    if key.kind == "netns":
+        return host.has_namespace(key.id)
+    if key.kind == "link":
+        return host.find_link(key.netns, key.id) is not None
+    return False
+
+
+def _lacking(kinds: Kinds, host: Host, value: t.Any) -> t.Optional[str]:
+    probe = getattr(kinds[value.key().kind], "lacking", None)
+    return probe(host, value) if probe else None
+
+
+class _Run:
+    def __init__(
+        self, kinds: Kinds, host: Host, store: Store, request: Request, on_operation: OnOperation
+    ) -> None:
+        self.kinds = kinds
+        self.host = host
+        self.store = store
+        self.request = request
+        self.on_operation = on_operation
+        self.latest = store.latest()
+        self.claims = store.claims(self.latest)
+        self.done: t.List[Operation] = []
+
+    def run(self) -> Outcome:
+        request = self.request
+        wanted = self._wanted()
+        observed = observe(self.kinds, self.host, wanted, request.topology, self.claims)
+        self.claims.update(self._unclaimed(observed))
+        plan = self._plan(observed, insist=bool(request.absent))
+        self._check_owner_elsewhere(plan, observed)
+        outcome = Outcome(plan, self._shown(observed.values, plan), self._shown(simulate(observed.values, plan), plan))
+        if request.check:
+            return outcome
+        if not plan:
+            return dataclasses.replace(outcome, generation=self._commit_if_new())
+        claims = self._claims_with(plan)
+        self.store.begin(claims, [str(operation) for operation in plan.operations])
+        after = self._apply_and_verify(plan, wanted, observed)
+        number = self._commit(claims)
+        return dataclasses.replace(outcome, after=self._shown(after.values, plan), generation=number)
+
+    # --- observe and plan ------------------------------------------------------------------------------------------
+
+    def _wanted(self) -> t.Dict[Key, t.Optional[t.Any]]:
+        """Declared keys with their values, and the claimed or named keys that may have to go."""
+        wanted: t.Dict[Key, t.Optional[t.Any]] = {item.key: item.value for item in self.request.desired}
+        for key in self._leaving(self.claims):
+            wanted.setdefault(key, None)
+        return wanted
+
+    def _leaving(self, claims: t.Mapping[Key, Claim]) -> t.Set[Key]:
+        """The keys that the topology shall not have any more: undeclared ones, or those that a task names."""
+        declared = {item.key for item in self.request.desired}
+        leaving = set(self.request.absent)
+        if self.request.prune:
+            leaving |= {key for key, claim in claims.items() if not claim.displaced_by and key not in declared}
+        return leaving | {key for key, claim in claims.items() if claim.displaced_by in leaving}
+
+    def _unclaimed(self, observed: Observed) -> t.Dict[Key, Claim]:
+        """What bears our mark on links of this topology without being remembered: the store was lost, or an end was renamed."""
+        if not self.request.prune:
+            return {}
+        declared = {item.key for item in self.request.desired}
+        ours = {
+            name
+            for item in self.request.desired
+            if getattr(observed.values.get(item.key), "owner", None) == self.request.topology
+            for name in item.value.provides()
+        }
+        return {
+            key: Claim()
+            for key, value in observed.values.items()
+            if value.owner == model.ANY_TOPOLOGY
+            and key not in declared
+            and key not in self.claims
+            and any(need in ours for need in value.needs())
+            and self.store.owner_elsewhere(key) is None
+        }
+
+    def _plan(self, observed: Observed, insist: bool = False) -> Plan:
+        claims = dict(self.claims)
+        for key in self.request.absent:
+            claims.setdefault(key, Claim())
+        request = self.request
+        return make_plan(
+            self.kinds, request.topology, request.desired, observed, claims, self._leaving(claims), request.adopt, insist
+        )
+
+    def _check_owner_elsewhere(self, plan: Plan, observed: Observed) -> None:
+        """A mark without a name (routes, rules, addresses) may be another topology's: only its store tells."""
+        for operation in plan.operations:
+            had = observed.values.get(operation.key)
+            if had is None or had.owner != model.ANY_TOPOLOGY or operation.key in self.claims or operation.within:
+                continue
+            other = self.store.owner_elsewhere(operation.key)
+            if other and not self.request.adopt:
+                raise PlanError(f"{operation.key}: belongs to topology {other!r}; change it there or set adopt: true")
+
+    def _shown(self, state: t.Mapping[Key, t.Any], plan: Plan) -> t.Dict[Key, t.Any]:
+        """The part of a state that the run is about, each value reduced to its declared fields."""
+        shown = {}
+        for item in self.request.desired:
+            value = state.get(item.key)
+            if value is not None:
+                shown[item.key] = model.project(value, item.value)
+        for operation in plan.operations:
+            if operation.key not in shown and operation.key in state:
+                shown[operation.key] = state[operation.key]
+        return shown
+
+    # --- apply, verify, undo ---------------------------------------------------------------------------------------
+
+    def _apply_and_verify(self, plan: Plan, wanted: t.Mapping[Key, t.Optional[t.Any]], before: Observed) -> Observed:
+        operations: t.Sequence[Operation] = plan.operations
+        current: t.Optional[Operation] = None
+        try:
+            for _round in range(MAX_ROUNDS):
+                for current in operations:
+                    self._apply(current)
+                current = None
+                after = self._observe_again(wanted)
+                operations = self._verify(after).operations
+                if not operations:
+                    return after
+            raise PlanError(
+                "verify: the kernel did not keep what was set: " + "; ".join(str(op) for op in operations[:3])
+            )
+        except Exception as problem:  # pylint: disable=broad-exception-caught
+            # Whatever went wrong, a network that is half changed is the worst outcome: put it back, then report.
+            raise self._undo(problem, current, wanted, before) from problem
+
+    def _apply(self, operation: Operation) -> None:
+        number = len(self.done)
+        self.on_operation("apply", number, operation)
+        if operation.within is None:
+            self.kinds[operation.key.kind].apply(self.host, operation)
+        self.done.append(operation)
+        self.on_operation("applied", number, operation)
+
+    def _observe_again(self, wanted: t.Mapping[Key, t.Optional[t.Any]]) -> Observed:
+        self.host.forget()
+        return observe(self.kinds, self.host, wanted, self.request.topology, self.claims)
+
+    def _verify(self, after: Observed) -> Plan:
+        """The plan that is still left; empty when the host is as desired."""
+        try:
+            return self._plan(after)
+        except PlanError as problem:
+            ignored = self._ignored(after)
+            raise PlanError(f"verify: {ignored or problem}") from problem
+
+    def _ignored(self, after: Observed) -> str:
+        """What the kernel accepted at creation without knowing it: found only by reading back."""
+        for item in self.request.desired:
+            value = after.values.get(item.key)
+            if value is None or not any(op.verb == CREATE and op.key == item.key for op in self.done):
+                continue
+            target = merged(self.kinds[item.key.kind], value, item.value)
+            names = self.kinds[item.key.kind].fixed(value, target) if target != value else []
+            if names:
+                differences = {name: (had, has) for name, had, has in model.differences(value, target)}
+                what = ", ".join(f"{name} (asked {differences[name][1]}, reads {differences[name][0]})" for name in names)
+                return f"{item.path}: this kernel silently ignored {what}; leave it out or use a kernel that knows it"
+        return ""
+
+    def _undo(
+        self,
+        problem: Exception,
+        failed: t.Optional[Operation],
+        wanted: t.Mapping[Key, t.Optional[t.Any]],
+        before: Observed,
+    ) -> ConvergeError:
+        """Run the inverses of what was done, last first, and of the failed operation in case it was done in part."""
+        applied = [str(operation) for operation in self.done]
+        undone: t.List[str] = []
+        left: t.List[str] = []
+        deleted = {operation.key for operation in self.done if operation.verb == model.DELETE and not operation.within}
+        self.host.forget()
+        if failed is not None and failed not in self.done and failed.within is None:
+            try:
+                self.kinds[failed.key.kind].apply(self.host, failed.inverse())
+            except Exception:  # pylint: disable=broad-exception-caught
+                pass  # it had not been done
+        for number, operation in enumerate(reversed(self.done)):
+            if operation.within and operation.within not in deleted and not self._moved(operation.within):
+                continue
+            inverse = operation.inverse()
+            try:
+                self.on_operation("undo", number, inverse)
+                self.kinds[inverse.key.kind].apply(self.host, inverse)
+                undone.append(str(inverse))
+                self.on_operation("undone", number, inverse)
+            except Exception as trouble:  # pylint: disable=broad-exception-caught
+                left.append(f"{inverse}: {trouble}")
+        left += self._not_restored(wanted, before)
+        if not left:
+            self.store.end()
+        what = str(failed) if failed is not None else "verify"
+        line = f"{what} failed: {problem}" if failed is not None else str(problem)
+        line += "; everything was put back as before" if not left else f"; could not be put back: {'; '.join(left)}"
+        return ConvergeError(line, applied, undone, what, left)
+
+    def _moved(self, key: Key) -> bool:
+        """Whether an implied deletion went along with a change (a link that moved) that was done."""
+        return any(operation.key == key and operation.verb == model.CHANGE for operation in self.done)
+
+    def _not_restored(self, wanted: t.Mapping[Key, t.Optional[t.Any]], before: Observed) -> t.List[str]:
+        try:
+            now = self._observe_again(wanted).values
+        except CnfError as trouble:
+            return [f"reading back: {trouble}"]
+        touched = {operation.key for operation in self.done}
+        return [
+            f"{key} is not as it was"
+            for key in sorted(touched)
+            if not _same(now.get(key), before.values.get(key))
+        ]
+
+    # --- remember --------------------------------------------------------------------------------------------------
+
+    def _claims_with(self, plan: Plan) -> t.Dict[Key, Claim]:
+        """The claims of the topology once the plan has run, with what borrowed resources were before."""
+        claims = dict(self.claims)
+        for operation in plan.operations:
+            known = claims.get(operation.key)
+            if operation.within:
+                if self.kinds[operation.within.kind].BORROWED and operation.before.owner is None and known is None:
+                    claims[operation.key] = Claim(saved=operation.before, displaced_by=operation.within)
+                continue
+            if self.kinds[operation.key.kind].BORROWED:
+                claims[operation.key] = known or Claim(saved=operation.before)
+            else:
+                claims[operation.key] = dataclasses.replace(known or Claim(), unfinished=operation.before is None)
+        for item in self.request.desired:
+            if not self.kinds[item.key.kind].BORROWED and item.key not in claims:
+                claims[item.key] = Claim()
+        return claims
+
+    def _commit(self, claims: t.Mapping[Key, Claim]) -> t.Optional[int]:
+        if self.request.forget:
+            self.store.remove()
+            return None
+        leaving = self._leaving(claims)
+        number = self.latest.number + 1 if self.latest else 1
+        kept = {key: claim for key, claim in claims.items() if key not in leaving}
+        self.store.commit(self.request.document, self.request.digest, kept, number)
+        return number
+
+    def _commit_if_new(self) -> t.Optional[int]:
+        """The generation that describes this state: the latest when it says the same, else a new one."""
+        known = self.latest is not None and self.latest.digest == self.request.digest
+        claims = self._claims_with(Plan())
+        if self.request.document is None and claims.keys() <= self.claims.keys() and not self.request.absent:
+            known = True
+        if self.request.forget and self.latest is None and not self.store.has_journal():
+            return None
+        if known and not self.store.has_journal():
+            return self.latest.number if self.latest else None
+        return self._commit(claims)
+
+
+def _same(now: t.Any, before: t.Any) -> bool:
+    """Whether a value was restored; a random hardware address of a rebuilt link was not the user's and may differ."""
+    return now == before

@@ -1,0 +1,338 @@
+# Copyright (c) 2026, cnf.ebpf maintainers
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""The plan: a pure function of (desired, observed, claimed). It decides everything; applying it decides nothing.
+
+Order: what must go first (dependants before what they stand on), then what is created or changed (what is needed before
+what needs it), and namespaces that go last of all, because what a namespace held cannot be brought back by an inverse.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from .._errors import PlanError, UnsupportedError
+from . import model
+from .model import CHANGE, CREATE, DELETE, Claim, Desired, Key, Observed, Operation, Plan
+
+Kinds = t.Mapping[str, model.Kind]
+
+
+def make_plan(
+    kinds: Kinds,
+    topology: str,
+    desired: t.Sequence[Desired],
+    observed: Observed,
+    claims: t.Mapping[Key, Claim],
+    prune: t.Container[Key] = (),
+    adopt: bool = False,
+    insist: bool = False,
+) -> Plan:
+    """The operations that bring ``observed`` to ``desired``, and remove or give back the claimed keys in ``prune``.
+
+    ``adopt`` lets a removal take foreign objects along; ``insist`` makes a foreign object in the way of a removal an error
+    instead of a note. Raises PlanError or UnsupportedError; nothing has been touched then.
+    """
+    return _Planner(kinds, topology, observed, claims, adopt, insist).plan(desired, prune)
+
+
+class _Planner:
+    """The working state of one plan: what the host will have after the operations collected so far."""
+
+    def __init__(
+        self,
+        kinds: Kinds,
+        topology: str,
+        observed: Observed,
+        claims: t.Mapping[Key, Claim],
+        adopt: bool,
+        insist: bool,
+    ) -> None:
+        self.kinds = kinds
+        self.topology = topology
+        self.observed = observed
+        self.claims = claims
+        self.adopt = adopt
+        self.insist = insist
+        self.state: t.Dict[Key, t.Any] = dict(observed.values)
+        self.operations: t.List[Operation] = []
+        self.notes: t.List[str] = []
+
+    def plan(self, desired: t.Sequence[Desired], prune: t.Container[Key]) -> Plan:
+        desired = [self._supported(item) for item in desired]
+        declared = {item.key for item in desired}
+        self._check_needs(desired)
+        rebuilt = [item for item in desired if self._must_rebuild(item)]
+        leaving = [key for key in self.claims if key in prune and key not in declared]
+        doomed = [key for key in leaving if key in self.state and not self.claims[key].displaced_by]
+        self._remove(doomed, {item.key: item for item in rebuilt})
+        self._put_back(leaving)
+        for item in self._in_order(desired):
+            self._converge(item)
+        self._remove_namespaces([key for key in doomed if key.kind == "netns"])
+        return Plan(tuple(self.operations), tuple(self.notes))
+
+    # --- what is wanted --------------------------------------------------------------------------------------------
+
+    def _supported(self, item: Desired) -> Desired:
+        """The item, or its declared alternative when the kernel cannot make it."""
+        current = self.state.get(item.key)
+        if current is not None and item.alternative is None:
+            return item
+        lacking = self.observed.supports(item.value)
+        if lacking is None:
+            return item
+        if item.alternative is None:
+            raise UnsupportedError(f"{item.path}: {lacking}")
+        self.notes.append(f"{item.key}: {lacking}; the declared fallback is used: {item.alternative.kind}")
+        return dataclasses.replace(item, value=item.alternative, alternative=None)
+
+    def _check_needs(self, desired: t.Sequence[Desired]) -> None:
+        provided = {key for item in desired for key in item.value.provides()}
+        for item in desired:
+            for key in item.value.needs():
+                if key not in provided and not self.observed.exists(key):
+                    what = f"namespace {key.id!r}" if key.kind == "netns" else f"{key}"
+                    raise PlanError(
+                        f"{item.path}: {what} is neither declared nor present on the host; "
+                        f"declare it under {'netns' if key.kind == 'netns' else 'link'} or correct the name"
+                    )
+
+    def _in_order(self, desired: t.Sequence[Desired]) -> t.List[Desired]:
+        """By rank of the kind, a needed item before the one that needs it, otherwise as declared."""
+        by_rank = sorted(desired, key=lambda item: self.kinds[item.key.kind].RANK)
+        provider = {key: item for item in desired for key in item.value.provides()}
+        ordered: t.List[Desired] = []
+        state: t.Dict[int, bool] = {}  # False: being visited, True: placed
+
+        def visit(item: Desired) -> None:
+            if state.get(id(item)) is not None:
+                if not state[id(item)]:
+                    raise PlanError(f"{item.path}: {item.key} needs itself, directly or through others; remove the loop")
+                return
+            state[id(item)] = False
+            for key in item.value.needs():
+                if key in provider and provider[key] is not item:
+                    visit(provider[key])
+            state[id(item)] = True
+            ordered.append(item)
+
+        for item in by_rank:
+            visit(item)
+        return ordered
+
+    def _converge(self, item: Desired) -> None:
+        kind = self.kinds[item.key.kind]
+        current = self.state.get(item.key)
+        if current is None:
+            if kind.BORROWED and not self._needs_new(item):
+                raise PlanError(f"{item.path}: {item.key} is not there to be configured; correct the name or create it")
+            self._check_names_free(item)
+            self._do(Operation(CREATE, item.key, None, item.value, "missing"))
+            return
+        target = self._merged(item.key, item.value)
+        if not kind.BORROWED and not self._is_ours(item.key, current):
+            if self._is_shared(current, target):
+                return  # exactly as wanted, made by somebody else: theirs it stays
+            self._check_foreign(item, current)
+        if target == current:
+            return
+        changes = ", ".join(
+            f"{name} {_text(had)} -> {_text(has)}" for name, had, has in model.differences(current, target) if name != "owner"
+        )
+        self._do(Operation(CHANGE, item.key, current, target, changes or "taken over (adopt)"))
+
+    def _check_names_free(self, item: Desired) -> None:
+        """A far end's name may be held by a link that is nobody's business here."""
+        leaving = {key for value in self.observed.values.values() for key in value.provides()}
+        staying = {key for value in self.state.values() for key in value.provides()}
+        for key in item.value.provides()[1:]:
+            if key in staying or (self.observed.exists(key) and key not in leaving):
+                raise PlanError(f"{item.path}: {key} exists and was not made for this; choose another name or remove it first")
+
+    def _merged(self, key: Key, wanted: t.Any) -> t.Any:
+        return merged(self.kinds[key.kind], self.state[key], wanted)
+
+    def _needs_new(self, item: Desired) -> bool:
+        """Whether what the item stands on is itself made by this plan, so that it could not be observed yet."""
+        made = {key for operation in self.operations if operation.verb == CREATE for key in operation.value.provides()}
+        return any(key in made for key in item.value.needs())
+
+    # --- whose it is -----------------------------------------------------------------------------------------------
+
+    def _is_ours(self, key: Key, current: t.Any) -> bool:
+        claim = self.claims.get(key)
+        return current.owner in (self.topology, model.ANY_TOPOLOGY) or bool(claim and claim.unfinished)
+
+    @staticmethod
+    def _is_shared(current: t.Any, target: t.Any) -> bool:
+        """Addresses, routes, rules and neighbours that are exactly as wanted need not be ours."""
+        return getattr(current, "SHAREABLE", False) and dataclasses.replace(target, owner=current.owner) == current
+
+    def _check_foreign(self, item: Desired, current: t.Any) -> None:
+        if not item.adopt:
+            raise PlanError(f"{item.path}: {item.key} exists and {whose(current)}; choose another name or set adopt: true")
+
+    # --- what goes -------------------------------------------------------------------------------------------------
+
+    def _must_rebuild(self, item: Desired) -> bool:
+        """Whether the item differs in what only a new object can have; raises when that was not allowed."""
+        kind = self.kinds[item.key.kind]
+        current = self.state.get(item.key)
+        if current is None or kind.BORROWED:
+            return False
+        broken = getattr(kind, "broken", None)
+        if broken and broken(current) and self._is_ours(item.key, current):
+            return True
+        target = self._merged(item.key, item.value)
+        names = kind.fixed(current, target) if target != current else []
+        if not names:
+            return False
+        if not self._is_ours(item.key, current):
+            self._check_foreign(item, current)
+        if not item.recreate:
+            wanted = {name: (had, has) for name, had, has in model.differences(current, target)}
+            what = ", ".join(f"{name} {_text(wanted[name][0])} -> {_text(wanted[name][1])}" for name in names)
+            raise PlanError(
+                f"{item.path}: {item.key} exists and the kernel fixes {what} at creation; set recreate: true to rebuild it"
+            )
+        return True
+
+    def _remove(self, doomed: t.Sequence[Key], rebuilt: t.Mapping[Key, Desired]) -> None:
+        """Delete or give back claimed keys, and delete what is rebuilt; namespaces wait for the end."""
+        going = [key for key in (*doomed, *rebuilt) if key.kind != "netns" and self._may_go(key, rebuilt)]
+        for key in self._removal_order(going):
+            if key not in self.state:
+                continue  # gone along with what it stood on
+            kind = self.kinds[key.kind]
+            if kind.BORROWED:
+                self._give_back(key)
+            else:
+                self._delete(key, "rebuilt" if key in rebuilt else "no longer declared")
+
+    def _removal_order(self, keys: t.Sequence[Key]) -> t.List[Key]:
+        """What stands on nothing else first, so that one deletion takes its dependants along instead of one by one."""
+        holders = {provided: key for key in keys for provided in self.state[key].provides()}
+
+        def depth(key: Key, seen: t.Tuple[Key, ...] = ()) -> int:
+            needed = [holders[need] for need in self.state[key].needs() if need in holders]
+            return 1 + max((depth(need, (*seen, key)) for need in needed if need not in seen), default=0)
+
+        borrowed = [key for key in keys if self.kinds[key.kind].BORROWED]
+        own = [key for key in keys if not self.kinds[key.kind].BORROWED]
+        own.sort(key=lambda key: (depth(key), -self.kinds[key.kind].RANK))
+        borrowed.sort(key=lambda key: -self.kinds[key.kind].RANK)
+        return borrowed + own
+
+    def _may_go(self, key: Key, rebuilt: t.Container[Key]) -> bool:
+        kind = self.kinds[key.kind]
+        if kind.BORROWED or key in rebuilt or self.adopt or self._is_ours(key, self.state[key]):
+            return True
+        if self.insist:
+            raise PlanError(f"{key}: not removed, it {whose(self.state[key])}; set adopt: true to remove it all the same")
+        self.notes.append(f"{key}: left alone, it {whose(self.state[key])}")
+        return False
+
+    def _give_back(self, key: Key) -> None:
+        saved = self.claims[key].saved
+        current = self.state[key]
+        if saved is None:
+            return  # it came and went with a link of ours
+        target = self._merged(key, saved)
+        if target != current:
+            self._do(Operation(CHANGE, key, current, target, "no longer declared: the value found before"))
+
+    def _put_back(self, leaving: t.Sequence[Key]) -> None:
+        """What others had on a device that we moved away, now that the device is back."""
+        displaced = [key for key in leaving if self.claims[key].displaced_by and key not in self.state]
+        present = {name for value in self.state.values() for name in value.provides()}
+        for key in sorted(displaced, key=lambda key: self.kinds[key.kind].RANK):
+            value = self.claims[key].saved
+            if all(need in present or self.observed.exists(need) for need in value.needs()):
+                self._do(Operation(CREATE, key, None, value, f"came with {self.claims[key].displaced_by}"))
+
+    def _delete(self, key: Key, reason: str) -> None:
+        """One deletion, preceded by those that it implies: they run by themselves, but their inverses must run."""
+        value = self.state[key]
+        for dependant in self._dependants(value):
+            self._do(Operation(DELETE, dependant, self.state[dependant], None, f"goes with {key}", within=key))
+        self._do(Operation(DELETE, key, value, None, reason))
+
+    def _dependants(self, value: t.Any) -> t.List[Key]:
+        """Everything in the state that stands on the value, the topmost first."""
+        gone = set(value.provides())
+        found: t.List[Key] = []
+        grew = True
+        while grew:
+            grew = False
+            for key, other in self.state.items():
+                if key != value.key() and key not in gone and any(need in gone for need in other.needs()):
+                    gone.add(key)
+                    gone.update(other.provides())
+                    found.append(key)
+                    grew = True
+        return sorted(reversed(found), key=lambda key: -self.kinds[key.kind].RANK)
+
+    def _remove_namespaces(self, keys: t.Sequence[Key]) -> None:
+        for key in sorted(keys):
+            if self._may_go(key, ()):
+                known = {name.id for value in self.observed.values.values() for name in value.provides() if name.netns == key.id}
+                strangers = [name for name in self.state[key].strangers or () if name not in known]
+                if strangers and not self.adopt:
+                    raise PlanError(
+                        f"{key}: holds links that are not ours ({', '.join(strangers)}); "
+                        f"move them away or remove them first, or set adopt: true to let them go with it"
+                    )
+                self._delete(key, "no longer declared")
+
+    # --- carrying the state along ----------------------------------------------------------------------------------
+
+    def _do(self, operation: Operation) -> None:
+        effects = self.kinds[operation.key.kind].side_effects(operation, self.state)
+        for key, value in sorted(effects.items(), key=lambda row: -self.kinds[row[0].kind].RANK):
+            if value is None:  # before the operation, so that undo brings it back after what it stands on
+                self._do(Operation(DELETE, key, self.state[key], None, f"goes with {operation.key}", within=operation.key))
+        self.operations.append(operation)
+        if operation.after is None:
+            self.state.pop(operation.key, None)
+        else:
+            self.state[operation.key] = operation.after
+        self.state.update({key: value for key, value in effects.items() if value is not None})
+
+
+def merged(kind: model.Kind, observed: t.Any, desired: t.Any) -> t.Any:
+    """What the observed value becomes when the desired one is applied."""
+    merge = getattr(kind, "merged", model.merge)
+    return merge(observed, desired)
+
+
+def whose(value: t.Any) -> str:
+    """Half a sentence on who owns an observed value."""
+    if value.owner not in (None, model.ANY_TOPOLOGY):
+        return f"belongs to topology {value.owner!r}"
+    kind = getattr(value, "kind", None)
+    made_by = getattr(value, "made_by", None)
+    if made_by:
+        return f"was made by {made_by}, not by cnf.ebpf"
+    return f"was not made by cnf.ebpf (it is a {kind} link)" if kind else "was not made by cnf.ebpf"
+
+
+def _text(value: t.Any) -> str:
+    if value is None:
+        return "unset"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) or "none"
+
+
+def simulate(state: t.Mapping[Key, t.Any], plan: Plan) -> t.Dict[Key, t.Any]:
+    """What the host will have when the plan has run."""
+    after = dict(state)
+    for operation in plan.operations:
+        if operation.after is None:
+            after.pop(operation.key, None)
+        else:
+            after[operation.key] = operation.after
+    return after

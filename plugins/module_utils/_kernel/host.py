@@ -1,0 +1,239 @@
+# Copyright (c) 2026, cnf.ebpf maintainers
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""The kernel of one host as the resources see it: sockets per namespace, cached dumps, capability probes.
+
+Everything read is cached until ``forget`` is called, so that one namespace costs one dump per table and phase however
+many resources lie in it. Use as a context manager: it closes every socket that it opened.
+"""
+
+from __future__ import annotations
+
+import collections
+import typing as t
+
+from .._errors import KernelError
+from . import messages, namespaces, rtnl, sysctl
+from .netlink import Netlink
+
+MAX_SOCKETS = 64  # far below the usual limit of 1,024 descriptors, however many namespaces a topology has
+
+
+class Links:
+    """The links of one namespace, found by name, index or altname."""
+
+    def __init__(self, records: t.Iterable[rtnl.LinkRecord]) -> None:
+        self.by_name: t.Dict[str, rtnl.LinkRecord] = {}
+        self.by_index: t.Dict[int, rtnl.LinkRecord] = {}
+        self.by_altname: t.Dict[str, rtnl.LinkRecord] = {}
+        for record in records:
+            self.by_name[record.name] = record
+            self.by_index[record.index] = record
+            for altname in record.altnames:
+                self.by_altname[altname] = record
+
+    def name_of(self, index: int) -> str:
+        record = self.by_index.get(index)
+        return record.name if record else ""
+
+
+class Host:
+    """Reads and requests, each in a named namespace ('' is the one the process was started in)."""
+
+    def __init__(self) -> None:
+        self._sockets: t.OrderedDict[str, Netlink] = collections.OrderedDict()
+        self._cache: t.Dict[t.Tuple[t.Any, ...], t.Any] = {}
+        self._namespaces: t.Optional[t.FrozenSet[str]] = None
+        self._indexes: t.Dict[t.Tuple[str, str], int] = {}
+        self._declared: t.Dict[t.Tuple[str, str], str] = {}
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, *_exception: t.Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for netlink in self._sockets.values():
+            netlink.close()
+        self._sockets.clear()
+
+    def forget(self) -> None:
+        """Drop what was read; the next read asks the kernel again."""
+        self._cache.clear()
+        self._indexes.clear()
+        self._declared.clear()
+        self._namespaces = None
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def namespaces(self) -> t.FrozenSet[str]:
+        if self._namespaces is None:
+            self._namespaces = frozenset(namespaces.names())
+        return self._namespaces
+
+    def has_namespace(self, netns: str) -> bool:
+        return not netns or netns in self.namespaces()
+
+    def _cached(self, key: t.Tuple[t.Any, ...], read: t.Callable[[], t.Any]) -> t.Any:
+        if key not in self._cache:
+            self._cache[key] = read()
+        return self._cache[key]
+
+    def links(self, netns: str) -> Links:
+        """The links of a namespace; none when the namespace does not exist."""
+        if not self.has_namespace(netns):
+            return Links(())
+        return self._cached(("links", netns), lambda: Links(rtnl.links(self.socket(netns))))
+
+    def declare_name(self, netns: str, actual: str, declared: str) -> None:
+        """Tell that a link found by its mark was renamed by hand: what lies on it is looked up under its declared name."""
+        self._declared[netns, actual] = declared
+
+    def name_of(self, netns: str, index: int) -> str:
+        """The declared name of a link by index, or the actual one where nobody declared it; '' when there is none."""
+        actual = self.links(netns).name_of(index)
+        return self._declared.get((netns, actual), actual)
+
+    def find_link(self, netns: str, name: str) -> t.Optional[rtnl.LinkRecord]:
+        """A link by its declared name, or by its actual one where no other was declared."""
+        links = self.links(netns)
+        for (space, actual), declared in self._declared.items():
+            if space == netns and declared == name:
+                return links.by_name.get(actual)
+        return links.by_name.get(name) if (netns, name) not in self._declared else None
+
+    def addresses(self, netns: str) -> t.Dict[int, t.List[rtnl.AddressRecord]]:
+        """The addresses of a namespace by the index of their link."""
+
+        def read() -> t.Dict[int, t.List[rtnl.AddressRecord]]:
+            found: t.Dict[int, t.List[rtnl.AddressRecord]] = {}
+            for record in rtnl.addresses(self.socket(netns)):
+                found.setdefault(record.index, []).append(record)
+            return found
+
+        return self._cached(("addresses", netns), read) if self.has_namespace(netns) else {}
+
+    def routes(
+        self,
+        netns: str,
+        family: int,
+        table: int,
+        protocol: int = 0,
+        prefixlens: t.Optional[t.FrozenSet[int]] = None,
+        oif: int = 0,
+    ) -> t.List[rtnl.RouteRecord]:
+        if not self.has_namespace(netns):
+            return []
+        key = ("routes", netns, family, table, protocol, prefixlens, oif)
+        return self._cached(key, lambda: rtnl.routes(self.socket(netns), family, table, protocol, prefixlens, oif))
+
+    def rules(self, netns: str, family: int) -> t.List[rtnl.RuleRecord]:
+        if not self.has_namespace(netns):
+            return []
+        return self._cached(("rules", netns, family), lambda: rtnl.rules(self.socket(netns), family))
+
+    def neighbors(self, netns: str) -> t.List[rtnl.NeighborRecord]:
+        if not self.has_namespace(netns):
+            return []
+        return self._cached(("neighbors", netns), lambda: rtnl.neighbors(self.socket(netns)))
+
+    def sysctls(self, netns: str, keys: t.Iterable[str]) -> t.Dict[str, t.Optional[str]]:
+        """Values of the keys, read in one visit to the namespace."""
+        if not self.has_namespace(netns):
+            return dict.fromkeys(keys)
+        with namespaces.entered(netns):
+            return {key: sysctl.read(key) for key in keys}
+
+    def sysctl_interfaces(self, netns: str, family: str) -> t.List[str]:
+        with namespaces.entered(netns):
+            return sysctl.interfaces(family)
+
+    def namespace_of_id(self, netns: str, link_netnsid: int) -> t.Optional[str]:
+        """The name of the namespace that ``netns`` knows under an id (IFLA_LINK_NETNSID); None: no named one."""
+
+        def read() -> t.Dict[int, str]:
+            known = {}
+            for name in ("", *sorted(self.namespaces())):
+                try:
+                    with namespaces.descriptor(name) as descriptor:
+                        number = rtnl.nsid(self.socket(netns), descriptor)
+                except KernelError:
+                    continue  # removed in the meantime
+                if number >= 0:
+                    known.setdefault(number, name)
+            return known
+
+        return self._cached(("nsids", netns), read).get(link_netnsid)
+
+    def link_with_altname(self, netns: str, altname: str) -> t.Optional[rtnl.LinkRecord]:
+        return rtnl.link_by_altname(self.socket(netns), altname)
+
+    def supports_link_kind(self, kind: str) -> bool:
+        """Whether the kernel can make links of a kind, asked with a request that it must refuse for another reason."""
+        return self._cached(("kind", kind), lambda: self._probe_link_kind(kind))
+
+    def _probe_link_kind(self, kind: str) -> bool:
+        # A mode outside its range is refused while attributes are parsed, before a netkit pair comes into being; other
+        # kinds refuse the name '/'. Only a kind that the kernel does not know at all answers EOPNOTSUPP.
+        data: messages.AttributeList = [("IFLA_INFO_KIND", kind)]
+        name = "/"
+        if kind == "netkit":
+            data.append(("IFLA_INFO_DATA", {"attrs": [("IFLA_NETKIT_MODE", 7)]}))
+            name = "cnf-probe"
+        request = messages.link([("IFLA_IFNAME", name), ("IFLA_LINKINFO", {"attrs": data})])
+        try:
+            self.socket("").request(rtnl.RTM_NEWLINK, messages.NLM_F_CREATE | messages.NLM_F_EXCL, request)
+        except KernelError as problem:
+            return problem.name != "EOPNOTSUPP"
+        raise KernelError(0, "", f"the probe for link kind {kind} made a link")
+
+    # --- changing ------------------------------------------------------------------------------------------------
+
+    def socket(self, netns: str) -> Netlink:
+        netlink = self._sockets.get(netns)
+        if netlink is not None:
+            self._sockets.move_to_end(netns)
+            return netlink
+        with namespaces.entered(netns):
+            netlink = Netlink()
+        self._sockets[netns] = netlink
+        if len(self._sockets) > MAX_SOCKETS:
+            self._sockets.popitem(last=False)[1].close()
+        return netlink
+
+    def request(self, netns: str, kind: int, flags: int, payload: bytes) -> None:
+        self.socket(netns).request(kind, flags, payload)
+
+    def index_of(self, netns: str, name: str) -> int:
+        """The ifindex of a link by name, asked now; raises KernelError ENODEV when there is none."""
+        known = self._indexes.get((netns, name))
+        if known is None:
+            request = rtnl.IFINFOMSG.pack(0, 0, 0, 0, 0) + rtnl.attribute(rtnl.IFLA_IFNAME, name.encode() + b"\0")
+            payload = self.socket(netns).query(rtnl.RTM_GETLINK, request)
+            if payload is None:
+                raise KernelError(19, "", f"link {name} in {netns or 'the host namespace'}")
+            known = self._indexes[netns, name] = rtnl.IFINFOMSG.unpack_from(payload)[2]
+        return known
+
+    def links_changed(self, netns: str, *gone: str) -> None:
+        """Tell that links of a namespace were made, moved or renamed; their remembered indexes are dropped."""
+        for name in gone:
+            self._indexes.pop((netns, name), None)
+
+    def create_namespace(self, name: str) -> None:
+        namespaces.create(name)
+        self._namespaces = None
+
+    def remove_namespace(self, name: str) -> None:
+        stale = self._sockets.pop(name, None)
+        if stale is not None:
+            stale.close()  # an open socket would keep the namespace alive
+        self._indexes = {key: index for key, index in self._indexes.items() if key[0] != name}
+        namespaces.remove(name)
+        self._namespaces = None
+
+    def write_sysctl(self, netns: str, key: str, value: str) -> None:
+        with namespaces.entered(netns):
+            sysctl.write(key, value)

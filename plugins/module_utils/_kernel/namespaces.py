@@ -1,0 +1,126 @@
+# Copyright (c) 2026, cnf.ebpf maintainers
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""Named network namespaces (/run/netns, as iproute2 keeps them) and entering them.
+
+A namespace is entered with setns(2) in this single-threaded process and left again; sockets and file descriptors that
+are made inside keep working outside. Nothing here ever creates a namespace by looking at it: pyroute2's classes do
+that with a mistyped name. The empty name stands for the namespace in which the process was started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import stat
+import typing as t
+
+from .._errors import KernelError, UnsupportedError
+
+NETNS_DIRECTORY = "/run/netns"
+CLONE_NEWNET = 0x40000000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def path_of(name: str) -> str:
+    return os.path.join(NETNS_DIRECTORY, name)
+
+
+def _setns(descriptor: int, what: str) -> None:
+    if _libc.setns(descriptor, CLONE_NEWNET) != 0:
+        raise KernelError(ctypes.get_errno(), "", what)
+
+
+def is_namespace(name: str) -> bool:
+    """Whether the file of that name is a mounted namespace, and not what an interrupted creation left behind."""
+    try:
+        return os.stat(path_of(name)).st_dev == os.stat("/proc/self/ns/net").st_dev
+    except OSError:
+        return False
+
+
+def names() -> t.List[str]:
+    """The named namespaces of the host, sorted; exact names, whatever they contain."""
+    try:
+        entries = os.listdir(NETNS_DIRECTORY)
+    except OSError:
+        return []
+    return sorted(name for name in entries if is_namespace(name))
+
+
+def has_file(name: str) -> bool:
+    return os.path.lexists(path_of(name))
+
+
+def is_empty_file(name: str) -> bool:
+    """Whether the name is the mount point that a killed creation leaves behind: an empty plain file."""
+    try:
+        found = os.lstat(path_of(name))
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == 0
+
+
+@contextlib.contextmanager
+def entered(name: str) -> t.Iterator[None]:
+    """Run the body inside a namespace; the empty name runs it where the process already is."""
+    if not name:
+        yield
+        return
+    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            target = os.open(path_of(name), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as problem:
+            raise KernelError(problem.errno or 0, "", f"netns {name}") from problem
+        try:
+            _setns(target, f"netns {name}: enter")
+        finally:
+            os.close(target)
+        try:
+            yield
+        finally:
+            _setns(home, "return to the namespace of this process")
+    finally:
+        os.close(home)
+
+
+@contextlib.contextmanager
+def descriptor(name: str) -> t.Iterator[int]:
+    """A file descriptor of the namespace, for attributes such as IFLA_NET_NS_FD; closed at the end of the body."""
+    path = path_of(name) if name else "/proc/self/ns/net"
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as problem:
+        raise KernelError(problem.errno or 0, "", f"netns {name}") from problem
+    try:
+        yield number
+    finally:
+        os.close(number)
+
+
+def create(name: str) -> None:
+    """Make a namespace and its mount point, visible to ``ip netns`` at once."""
+    from pyroute2 import netns as library
+
+    if has_file(name) and not is_namespace(name):
+        os.unlink(path_of(name))  # a creation that was killed before its mount
+    try:
+        library.create(name)
+    except OSError as problem:
+        raise KernelError(problem.errno or 0, "", f"netns {name}") from problem
+    if not is_namespace(name):
+        raise UnsupportedError(f"netns {name}: the kernel made no namespace; is CONFIG_NET_NS enabled?")
+
+
+def remove(name: str) -> None:
+    """Unmount and unlink the name; the namespace itself goes when its last process or file does."""
+    from pyroute2 import netns as library
+
+    try:
+        library.remove(name)
+    except OSError as problem:
+        raise KernelError(problem.errno or 0, "", f"netns {name}") from problem

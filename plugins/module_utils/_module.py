@@ -1,0 +1,193 @@
+# Copyright (c) 2026, cnf.ebpf maintainers
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""The glue between AnsibleModule and the engine; each module is its documentation and one call from here."""
+
+from __future__ import annotations
+
+import signal
+import traceback
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+from . import _report
+from ._engine.converge import Outcome, Request, converge
+from ._engine.model import Desired
+from ._errors import CnfError, ConvergeError, SpecError
+from ._kernel import requirements
+from ._kernel.host import Host
+from ._resources import KINDS, SECTIONS, _fields, gather, revive
+from ._store import DEFAULT_DIRECTORY, Store, digest_of
+
+TASKS = "tasks"  # the owner of what single tasks make
+
+ITEM_SPEC: t.Dict[str, t.Any] = {
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "adopt": {"type": "bool", "default": False},
+}
+RUN_SPEC: t.Dict[str, t.Any] = {
+    **ITEM_SPEC,
+    "state_dir": {"type": "path", "default": DEFAULT_DIRECTORY},
+    "lock_timeout": {"type": "float", "default": 60.0},
+}
+
+Parameters = t.Mapping[str, t.Any]
+
+
+class Interrupted(CnfError):
+    """The process was asked to end: the run is undone like after any other failure."""
+
+
+def resource_spec(section: str) -> t.Dict[str, t.Any]:
+    """The argument spec of a module that manages one kind of resource."""
+    spec = {**SECTIONS[section].ARGUMENT_SPEC, **RUN_SPEC}
+    if hasattr(SECTIONS[section], "REQUIRED"):
+        spec["entries"] = {"type": "list", "elements": "dict"}
+    return spec
+
+
+def topology_spec() -> t.Dict[str, t.Any]:
+    sections = {name: {"type": "list", "elements": "dict"} for name in SECTIONS}
+    return {"name": {"type": "str", "required": True}, **sections, **RUN_SPEC}
+
+
+def run_resource(section: str) -> t.NoReturn:
+    """Run the module of one section."""
+    spec = resource_spec(section)
+    exclusive = [("entries", name) for name in getattr(SECTIONS[section], "REQUIRED", ())]
+    required = [("entries", SECTIONS[section].REQUIRED[0])] if exclusive else []
+    module = AnsibleModule(
+        argument_spec=spec, supports_check_mode=True, mutually_exclusive=exclusive, required_one_of=required
+    )
+    _run(module, TASKS, lambda store: _task_request(section, module.params, module.check_mode, store))
+
+
+def run_topology() -> t.NoReturn:
+    """Run the topology module."""
+    module = AnsibleModule(argument_spec=topology_spec(), supports_check_mode=True)
+    _run(module, module.params["name"], lambda store: topology_request(module.params, module.check_mode))
+
+
+# --- requests: pure, from parameters to what the engine shall do ----------------------------------------------------------
+
+
+def topology_request(params: Parameters, check: bool) -> Request:
+    """The request of one topology call. Raises SpecError with the path of what is wrong."""
+    owner = _fields.topology_name(params["name"], "name")
+    if owner == TASKS:
+        raise SpecError("name", f"{TASKS!r} is the owner of what single tasks make; choose another name")
+    common = {"topology": owner, "prune": True, "check": check, "lock_timeout": params["lock_timeout"]}
+    document = {name: params[name] for name in SECTIONS if params.get(name)}
+    if params["state"] == "absent":
+        return Request(**common, adopt=params["adopt"])
+    desired = [item for name, items in document.items() for item in parse_section(name, items, owner, params["adopt"])]
+    return Request(
+        **common,
+        desired=tuple(gather(desired)),
+        document=document,
+        digest=digest_of(document),
+        adopt=params["adopt"],
+    )
+
+
+def parse_section(section: str, items: t.Sequence[t.Any], owner: str, adopt: bool) -> t.List[Desired]:
+    """Items of one section, each validated by the very spec of the module of that name."""
+    validator = ArgumentSpecValidator({**SECTIONS[section].ARGUMENT_SPEC, **ITEM_SPEC})
+    found: t.List[Desired] = []
+    for number, item in enumerate(items):
+        path = f"{section}[{number}]"
+        checked = validate(validator, item, path)
+        if checked["state"] == "present":
+            found += SECTIONS[section].parse({**checked, "adopt": adopt or checked["adopt"]}, path, owner)
+    return found
+
+
+def validate(validator: ArgumentSpecValidator, item: t.Any, path: str) -> t.Dict[str, t.Any]:
+    """The item with defaults filled in and types converted; raises SpecError for the first thing that is wrong."""
+    result = validator.validate(item)
+    if result.error_messages:
+        message = result.error_messages[0].rstrip(".")
+        head, _found, place = message.rpartition(" found in ")
+        inner = place.replace(" -> ", ".") if head else ""
+        raise SpecError(f"{path}.{inner}" if inner else path, head or message)
+    return result.validated_parameters
+
+
+def _task_request(section: str, params: Parameters, check: bool, store: Store) -> Request:
+    common = {"topology": TASKS, "check": check, "lock_timeout": params["lock_timeout"], "adopt": params["adopt"]}
+    items = _task_items(section, params)
+    if params["state"] == "absent":
+        claims = store.claims(store.latest())
+        keys = [key for path, item in items for key in SECTIONS[section].keys(item, path, claims)]
+        return Request(**common, absent=tuple(dict.fromkeys(keys)))
+    desired = [found for path, item in items for found in SECTIONS[section].parse(item, path, TASKS)]
+    return Request(**common, desired=tuple(gather(desired)))
+
+
+def _task_items(section: str, params: Parameters) -> t.List[t.Tuple[str, t.Dict[str, t.Any]]]:
+    """(path, item) of the single object or of the entries of a task."""
+    if params.get("entries") is None:
+        return [(section, dict(params))]
+    validator = ArgumentSpecValidator(SECTIONS[section].ARGUMENT_SPEC)
+    found = []
+    for number, entry in enumerate(params["entries"]):
+        path = f"entries[{number}]"
+        found.append((path, {**validate(validator, entry, path), "adopt": params["adopt"]}))
+    return found
+
+
+# --- running ------------------------------------------------------------------------------------------------------------
+
+
+def _run(module: AnsibleModule, topology: str, build: t.Callable[[Store], Request]) -> t.NoReturn:
+    check_requirements(module)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, _interrupt)
+    store = Store(topology, revive, module.params["state_dir"])
+    try:
+        outcome = perform(build(store), store)
+    except ConvergeError as problem:
+        module.fail_json(
+            msg=str(problem),
+            changed=bool(problem.left),
+            applied=problem.applied,
+            undone=problem.undone,
+            failed_action=problem.failed_action,
+        )
+    except CnfError as problem:
+        module.fail_json(msg=f"{problem}", applied=[], undone=[], failed_action="")
+    for note in outcome.plan.notes:
+        module.warn(note)
+    result = _report.result(outcome, f"topology {topology}" if topology != TASKS else module._name)
+    if outcome.generation is not None and topology != TASKS:
+        result["generation"] = outcome.generation
+    module.exit_json(**result)
+
+
+def perform(request: Request, store: Store) -> Outcome:
+    """Converge one request on this host."""
+    with Host() as host:
+        return converge(KINDS, host, store, request)
+
+
+def check_requirements(module: AnsibleModule) -> None:
+    """Fail plainly when a library or a permission is missing, before anything is read."""
+    try:
+        requirements.check_library()
+        requirements.check_permission()
+    except requirements.LibraryMissing:
+        module.fail_json(
+            msg=missing_required_lib(requirements.LIBRARY, reason="(apt install python3-pyroute2)"),
+            exception=traceback.format_exc(),
+        )
+    except CnfError as problem:
+        module.fail_json(msg=str(problem))
+
+
+def _interrupt(number: int, _frame: t.Any) -> None:
+    for other in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(other, signal.SIG_IGN)  # let undo finish
+    raise Interrupted(f"interrupted by {signal.Signals(number).name}")

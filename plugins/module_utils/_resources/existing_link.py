@@ -1,0 +1,114 @@
+# Copyright (c) 2026, cnf.ebpf maintainers
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""Links that somebody else made and that we configure: a NIC's mtu, state, address and namespace.
+
+They are borrowed: what they were before is saved when they are first changed and given back when they are no longer
+declared. A device is found in the wanted namespace or, before it is moved there, in the one the module runs in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from .._engine import model
+from .._engine.model import Desired, Key, Operation
+from .._kernel import rtnl
+from .._kernel.host import Host
+from . import _ends, _fields, link_kinds
+
+NAME = "existing_link"
+RANK = 20
+BORROWED = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """A device that we did not make. ``netns`` is where it is (observed) or shall be (desired); ``id`` where it is declared."""
+
+    name: str
+    netns: str
+    up: t.Optional[bool] = None
+    mtu: t.Optional[int] = None
+    mac: t.Optional[str] = None
+    id: t.Optional[t.Tuple[str, str]] = None
+    owner: t.Optional[str] = None
+
+    def key(self) -> Key:
+        space, name = self.id or (self.netns, self.name)
+        return Key(NAME, space, name)
+
+    def needs(self) -> t.Tuple[Key, ...]:
+        return (Key("netns", "", self.netns),) if self.netns else ()
+
+    def provides(self) -> t.Tuple[Key, ...]:
+        return (self.key(), Key("link", self.netns, self.name))
+
+
+def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]:
+    fields = _ends.near_end(item, path)
+    fields["up"] = item.get("up")  # an existing device's state is left alone unless it is declared
+    main = Desired(Value(**fields, id=(fields["netns"], fields["name"])), path)
+    return [main, *_ends.belongings(item, path, owner)]
+
+
+def observe(
+    host: Host, wanted: t.Mapping[Key, t.Optional[t.Any]], topology: str, claimed: t.Container[Key]
+) -> t.Dict[Key, Value]:
+    found = {}
+    for key in wanted:
+        if key.kind != NAME:
+            continue
+        for space in (key.netns, ""):
+            record = host.links(space).by_name.get(key.id)
+            if record is not None:
+                found[key] = Value(
+                    name=record.name,
+                    netns=space,
+                    up=bool(record.flags & rtnl.IFF_UP),
+                    mtu=record.mtu,
+                    mac=record.mac,
+                    id=(key.netns, key.id),
+                )
+                break
+    return found
+
+
+def fixed(before: Value, after: Value) -> t.List[str]:
+    return []
+
+
+def side_effects(operation: Operation, state: t.Mapping[Key, t.Any]) -> t.Dict[Key, t.Any]:
+    """A device that moves loses its addresses, routes and neighbours."""
+    before, after = operation.before, operation.after
+    if before is None or after is None or before.netns == after.netns:
+        return {}
+    moved = Key("link", before.netns, before.name)
+    return {key: None for key, value in state.items() if key != operation.key and moved in value.needs()}
+
+
+def apply(host: Host, operation: Operation) -> None:
+    before, after = operation.before, operation.after
+    if before is None or after is None:
+        return  # it comes and goes with what made it
+    _ends.move_end(host, before, after)
+    _ends.set_end(host, after.netns, after.name, _ends.as_left(before, after), after)
+
+
+def commands(operation: Operation) -> t.List[str]:
+    if operation.verb != model.CHANGE:
+        return []
+    return _ends.end_commands(operation.before, operation.after)
+
+
+def to_item(value: Value) -> t.Tuple[str, t.Dict[str, t.Any]]:
+    item: t.Dict[str, t.Any] = {"name": value.name, "kind": "existing"}
+    if value.netns:
+        item["netns"] = value.netns
+    return "link", {**item, **_ends.end_item(value)}
+
+
+def is_physical(record: rtnl.LinkRecord) -> bool:
+    return link_kinds.name_of_kind(record.kind, record.data) == "physical"

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Run the Molecule scenarios, each with its own log and one result: all of them, or those named on the command line.
+# A failing scenario doesn't keep the others from running.
+set -euo pipefail
+# shellcheck source=tests/tools/lib.sh
+source "$(dirname "$0")/lib.sh"
+
+export PATH=$venv/bin:$PATH
+
+# Scenario names as Molecule knows them. `default` without a converge.yml only makes and removes the machines.
+scenarios() {
+    local file name
+    find extensions/molecule -name molecule.yml 2>/dev/null | sort | while read -r file; do
+        name=${file#extensions/molecule/}
+        name=${name%/molecule.yml}
+        [ "$name" = default ] && [ ! -e extensions/molecule/default/converge.yml ] && continue
+        printf '%s\n' "$name"
+    done
+}
+
+run_scenario() {
+    local name=$1 log=$logs/vm-${1//\//-}.log start=$SECONDS outcome=passed
+    molecule test --scenario-name "$name" >"$log" 2>&1 </dev/null || outcome=failed
+    result vm "$outcome" "$name" "$([ "$outcome" = passed ] || printf 'see %s' "${log#"$root"/}")"
+    printf '%-7s %-30s %4d s\n' "$outcome" "$name" "$((SECONDS - start))"
+    [ "$outcome" = passed ] && return
+    printf '    the last lines of %s:\n' "${log#"$root"/}"
+    tail -n 60 "$log" | sed 's/^/    /'
+    return 1
+}
+
+rm -f "$results/vm.tsv"
+if [ $# -gt 0 ]; then names=("$@"); else mapfile -t names < <(scenarios); fi
+[ "${#names[@]}" -gt 0 ] || { result vm skipped scenarios "there are none"; exit 0; }
+status=0
+for name in "${names[@]}"; do
+    if command -v qemu-system-x86_64 >/dev/null; then
+        run_scenario "$name" || status=1
+    else
+        result vm skipped "$name" "qemu-system-x86_64 is not installed"
+        printf 'skipped %-30s qemu-system-x86_64 is not installed\n' "$name"
+    fi
+done
+exit "$status"
