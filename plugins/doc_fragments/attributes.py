@@ -43,3 +43,18 @@ attributes:
     membership:
       - cnf.ebpf.ebpf
 """
+
+    # Modules that only read.
+    INFO_MODULE = r"""
+options: {}
+attributes:
+  check_mode:
+    support: full
+    description: Can run in C(check_mode) and return what would change without changing it.
+    details:
+      - Reads in check mode as well. It never changes anything.
+  diff_mode:
+    support: none
+    description: Returns what changed, or would change in C(check_mode), when Ansible runs in diff mode.
+    details: []
+"""

@@ -15,7 +15,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import errno
-import ipaddress
 import os
 import select
 import socket
@@ -68,7 +67,10 @@ DEFAULTS: t.Dict[str, t.Any] = {
     "wait": 0.0,
 }
 ARGUMENT_SPEC: t.Dict[str, t.Any] = {
-    **{name: {**spec, "default": DEFAULTS[name]} if name in DEFAULTS else spec for name, spec in PROBE_SPEC.items()},
+    **{
+        name: {**spec, "default": DEFAULTS[name]} if name in DEFAULTS else spec
+        for name, spec in PROBE_SPEC.items()
+    },
     "probes": {
         "type": "list",
         "elements": "dict",
@@ -154,10 +156,13 @@ def _destination(text: t.Any, dev: t.Optional[str], path: str) -> _fields.Addres
     address = _fields.address(text, path)
     if address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255":
         raise SpecError(path, f"{text} is not the address of one host")
-    if getattr(address, "ipv4_mapped", None):
-        raise SpecError(path, f"{text} is an IPv4 address in IPv6 form; give {address.ipv4_mapped}")
+    mapped = getattr(address, "ipv4_mapped", None)
+    if mapped:
+        raise SpecError(path, f"{text} is an IPv4 address in IPv6 form; give {mapped}")
     if scope_of(address) and not address.is_link_local:
-        raise SpecError(path, f"{text} has a scope, which only link-local addresses have; use dev to choose the device")
+        raise SpecError(
+            path, f"{text} has a scope, which only link-local addresses have; use dev to choose the device"
+        )
     if address.version == 6 and address.is_link_local and not scope_of(address) and not dev:
         raise SpecError(path, f"{text} is link-local: name the device, as {text}%eth0 or with dev")
     return address
@@ -168,7 +173,10 @@ def _source(text: t.Optional[str], destination: _fields.Address, path: str) -> t
         return None
     address = _fields.address(text, f"{path}source")
     if address.version != destination.version:
-        raise SpecError(f"{path}source", f"{text} is IPv{address.version}, but the destination is IPv{destination.version}")
+        raise SpecError(
+            f"{path}source",
+            f"{text} is IPv{address.version}, but the destination is IPv{destination.version}",
+        )
     return address
 
 
@@ -375,7 +383,6 @@ def judge(probe: Probe, shots: t.Sequence[Shot]) -> Verdict:
     times = [shot.rtt * 1000 for shot in shots if shot.rtt is not None]
     loss = 100.0 * (len(shots) - len(times)) / len(shots)
     reachable = bool(times) and loss <= probe.max_loss
-    reasons = collections.Counter(shot.reason for shot in shots if shot.reason)
     return Verdict(
         sent=len(shots),
         received=len(times),
@@ -385,8 +392,14 @@ def judge(probe: Probe, shots: t.Sequence[Shot]) -> Verdict:
         rtt_max=round(max(times), 3) if times else None,
         reachable=reachable,
         expected=reachable if probe.expect == "reachable" else not times,
-        reason=", ".join(reason for reason, _number in reasons.most_common()),
+        reason=_reasons(shots),
     )
+
+
+def _reasons(shots: t.Sequence[Shot]) -> str:
+    """Every reason, the most frequent first; mere silence last, as hosts limit the rate of the errors they send."""
+    counted = collections.Counter(shot.reason for shot in shots if shot.reason)
+    return ", ".join(sorted(counted, key=lambda reason: (reason == NO_ANSWER, -counted[reason])))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -414,10 +427,10 @@ def problem(probe: Probe, verdict: Verdict) -> str:
     """The line for a probe that was not as expected."""
     state = "reachable" if verdict.reachable else "partly reachable" if verdict.received else "unreachable"
     reason = f" ({verdict.reason})" if verdict.reason else ""
-    limit = f" with at most {probe.max_loss:g} % loss" if probe.expect == "reachable" and verdict.received else ""
-    return (
-        f"{probe.label}: {state}, {verdict.received} of {verdict.sent} answered{reason}; expected {probe.expect}{limit}"
-    )
+    wanted = probe.expect
+    if wanted == "reachable" and verdict.received:
+        wanted += f" with at most {probe.max_loss:g} % loss"
+    return f"{probe.label}: {state}, {verdict.received} of {verdict.sent} answered{reason}; expected {wanted}"
 
 
 def summary(outcomes: t.Sequence[Outcome]) -> str:
@@ -465,7 +478,9 @@ def _make(probe: Probe) -> socket.socket:
         return socket.socket(probe.family, kind | socket.SOCK_NONBLOCK)
     except OSError as refusal:
         if refusal.errno in (errno.EPERM, errno.EACCES):
-            raise UnsupportedError(f"{probe.label}: permission missing: CAP_NET_RAW; run as root (become: true)") from None
+            raise UnsupportedError(
+                f"{probe.label}: permission missing: CAP_NET_RAW; run as root (become: true)"
+            ) from None
         raise KernelError(refusal.errno or 0, "", f"{probe.label}: socket") from refusal
 
 
@@ -486,7 +501,9 @@ def _configure(sock: socket.socket, probe: Probe) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, probe.dev.encode() + b"\0")
         except OSError as refusal:
             if refusal.errno == errno.ENODEV:
-                raise SpecError(f"{probe.path}dev", f"there is no device {probe.dev!r} in {probe.origin}") from None
+                raise SpecError(
+                    f"{probe.path}dev", f"there is no device {probe.dev!r} in {probe.origin}"
+                ) from None
             raise KernelError(refusal.errno or 0, "", f"{probe.label}: bind to {probe.dev}") from refusal
 
 
@@ -688,7 +705,8 @@ class _Echo(_Attempt):
             number = self._caused_by(quoted)
             if number is not None and number < len(self.shots):
                 self.lose(number, reason)
-        sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # reading clears it, else the next send would fail
+        # Reading clears the pending error too, which would else be that of the next send.
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def _caused_by(self, quoted: bytes) -> t.Optional[int]:
         """The shot that an error quotes; a raw socket gets the errors of other programs' pings too."""

@@ -53,7 +53,8 @@ options:
   entries:
     description:
       - Many addresses, each with O(dev), O(address), O(netns), O(peer), O(scope), O(nodad) and O(noprefixroute) as above.
-      - Mutually exclusive with O(dev) and O(address). Each entry names its own namespace. O(state) and O(adopt) hold for all.
+      - Mutually exclusive with O(dev) and O(address). Other options
+        beside it are defaults for the entries. O(state) and O(adopt) hold for all.
       - Converged as one transaction. Faster than a loop by far.
     type: list
     elements: dict

@@ -36,7 +36,7 @@ options:
     description: Namespace of the device. If not set, the one in which the module runs.
     type: str
   mac:
-    description: 
+    description:
       - Hardware address of the neighbor, unicast, for a permanent entry, in quotes because YAML reads some as numbers.
       - Either this or O(managed=true) is needed with O(state=present).
     type: str
@@ -47,7 +47,8 @@ options:
   entries:
     description:
       - Many neighbors, each with O(dev), O(address), O(netns), O(mac) and O(managed) as above.
-      - Mutually exclusive with O(dev) and O(address). Each entry names its own namespace. O(state) and O(adopt) hold for all.
+      - Mutually exclusive with O(dev) and O(address). Other options
+        beside it are defaults for the entries. O(state) and O(adopt) hold for all.
       - Converged as one transaction. Faster than a loop by far.
     type: list
     elements: dict

@@ -43,7 +43,9 @@ options:
       - The other end does not inherit it. Set O(peer.mtu) as well.
     type: int
   mac:
-    description: Hardware address of the primary, unicast, in quotes because YAML reads some as numbers. Not with O(mode=l3), in which netkit has none.
+    description:
+      - Hardware address of the primary, unicast, in quotes because YAML reads some as numbers.
+      - Not with O(mode=l3), in which netkit has none.
     type: str
   addresses:
     description:

@@ -18,7 +18,7 @@ description:
   - Makes and removes named network namespaces, the same as C(ip netns) knows, and sets the state of their loopback device.
   - Removing a namespace removes the virtual links in it. A veth or netkit pair with one end in it goes with both ends.
     Physical devices return to the initial namespace.
-  - A namespace that holds links which were not made here is not removed unless O(adopt=true).
+  - A namespace that still holds links which its owner did not make is not removed unless O(adopt=true).
 extends_documentation_fragment:
   - cnf.ebpf.attributes
   - cnf.ebpf.attributes.actiongroup_ebpf
@@ -60,7 +60,7 @@ EXAMPLES = r"""
     name: legacy
     adopt: true
 
-- name: Remove a namespace with everything in it that was made here
+- name: Remove a namespace
   cnf.ebpf.netns:
     name: client
     state: absent

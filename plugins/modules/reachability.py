@@ -27,7 +27,10 @@ attributes:
       - There is nothing that could differ.
   idempotent:
     support: full
+    details:
+      - A run changes nothing. What it measures may differ from run to run.
   platform:
+    support: full
     platforms: linux
 options:
   destination:
@@ -278,7 +281,7 @@ results:
       sample: true
     reason:
       description:
-        - Why probes were lost, the most frequent reason first; empty when none was.
+        - Why probes were lost, the most frequent reason first and V(no answer) last; empty when none was lost.
         - Among others V(no answer), V(connection refused), V(port unreachable), and what routers and the kernel report, with
           the address of the reporter.
       returned: always
@@ -351,7 +354,7 @@ expected:
   sample: true
 reason:
   description:
-    - Why probes were lost, the most frequent reason first; empty when none was.
+    - Why probes were lost, the most frequent reason first and V(no answer) last; empty when none was lost.
     - Among others V(no answer), V(connection refused), V(port unreachable), and what routers and the kernel report, with
       the address of the reporter.
   returned: when there is one probe

@@ -74,7 +74,8 @@ options:
     description:
       - Many routes, each with O(destination), O(family), O(netns), O(via), O(dev), O(table), O(metric), O(type), O(scope), O(source)
         and O(onlink) as above.
-      - Mutually exclusive with O(destination). Each entry names its own namespace. O(state) and O(adopt) hold for all.
+      - Mutually exclusive with O(destination). Other options
+        beside it are defaults for the entries. O(state) and O(adopt) hold for all.
       - Converged as one transaction. Faster than a loop by far.
     type: list
     elements: dict

@@ -83,7 +83,8 @@ options:
     description:
       - Many rules, each with O(priority), O(family), O(netns), O(source), O(destination), O(iif), O(oif), O(fwmark), O(protocol),
         O(source_port), O(destination_port), O(invert), O(table) and O(action) as above.
-      - Mutually exclusive with O(priority). Each entry names its own namespace. O(state) and O(adopt) hold for all.
+      - Mutually exclusive with O(priority). Other options
+        beside it are defaults for the entries. O(state) and O(adopt) hold for all.
       - Converged as one transaction. Faster than a loop by far.
     type: list
     elements: dict

@@ -72,8 +72,8 @@ options:
   persist:
     description:
       - Whether the values are also written to a file below C(/etc/sysctl.d), so that they are set at boot.
-      - The file is C(60-cnf-ebpf-NAME.conf), where C(NAME) is the topology, or C(tasks) for single tasks. It holds what the last call
-        declared, and is replaced as a whole. To persist several items, declare them in one M(cnf.ebpf.topology).
+      - The file is C(60-cnf-ebpf-NAME.conf), where C(NAME) is the topology, or C(tasks) for single tasks. It holds one line for each value,
+        and goes with its last line.
       - Only without O(netns), because a named namespace does not outlive a boot.
     type: bool
     default: false

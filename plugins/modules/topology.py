@@ -246,7 +246,7 @@ diff:
       returned: success
       type: str
 notes:
-  description: What deserves attention although nothing failed, such as a fallback that was used or a foreign object that was left alone. Each is also a warning.
+  description: What deserves attention although nothing failed, such as a foreign object that was left alone. Each is also a warning.
   returned: success
   type: list
   elements: str

@@ -76,6 +76,12 @@ def converge(
         return _Run(kinds, host, store, request, on_operation).run()
 
 
+def inspect(kinds: Kinds, host: Host, store: Store, request: Request) -> t.Tuple[Observed, Plan]:
+    """What the host has of a request's resources, and the plan that a run would carry out: the drift. Changes nothing."""
+    with store.locked(request.lock_timeout, writing=False):
+        return _Run(kinds, host, store, request, _nothing).look()
+
+
 def observe(
     kinds: Kinds,
     host: Host,
@@ -116,13 +122,16 @@ class _Run:
         self.claims = store.claims(self.latest)
         self.done: t.List[Operation] = []
 
+    def look(self) -> t.Tuple[Observed, Plan]:
+        observed = observe(self.kinds, self.host, self._wanted(), self.request.topology, self.claims)
+        self.claims.update(self._unclaimed(observed))
+        plan = self._plan(observed, insist=bool(self.request.absent))
+        self._check_owner_elsewhere(plan, observed)
+        return observed, plan
+
     def run(self) -> Outcome:
         request = self.request
-        wanted = self._wanted()
-        observed = observe(self.kinds, self.host, wanted, request.topology, self.claims)
-        self.claims.update(self._unclaimed(observed))
-        plan = self._plan(observed, insist=bool(request.absent))
-        self._check_owner_elsewhere(plan, observed)
+        observed, plan = self.look()
         outcome = Outcome(plan, self._shown(observed.values, plan), self._shown(simulate(observed.values, plan), plan))
         if request.check:
             return outcome
@@ -130,8 +139,8 @@ class _Run:
             return dataclasses.replace(outcome, generation=self._commit_if_new())
         claims = self._claims_with(plan)
         self.store.begin(claims, [str(operation) for operation in plan.operations])
-        after = self._apply_and_verify(plan, wanted, observed)
-        number = self._commit(claims)
+        after = self._apply_and_verify(plan, self._wanted(), observed)
+        number = self._commit(_still_there(claims, plan))
         return dataclasses.replace(outcome, after=self._shown(after.values, plan), generation=number)
 
     # --- observe and plan ------------------------------------------------------------------------------------------
@@ -270,7 +279,7 @@ class _Run:
         undone: t.List[str] = []
         left: t.List[str] = []
         deleted = {operation.key for operation in self.done if operation.verb == model.DELETE and not operation.within}
-        self.host.forget()
+        self.host.forget_tables()
         if failed is not None and failed not in self.done and failed.within is None:
             try:
                 self.kinds[failed.key.kind].apply(self.host, failed.inverse())
@@ -338,6 +347,9 @@ class _Run:
         leaving = self._leaving(claims)
         number = self.latest.number + 1 if self.latest else 1
         kept = {key: claim for key, claim in claims.items() if key not in leaving}
+        if not kept and self.request.document is None:
+            self.store.remove()  # the last thing that single tasks made is gone
+            return None
         self.store.commit(self.request.document, self.request.digest, kept, number)
         return number
 
@@ -352,6 +364,18 @@ class _Run:
         if known and not self.store.has_journal():
             return self.latest.number if self.latest else None
         return self._commit(claims)
+
+
+def _still_there(claims: t.Mapping[Key, Claim], plan: Plan) -> t.Dict[Key, Claim]:
+    """The claims without what lay in a namespace or on a link that the plan removed for good."""
+    removed: t.Dict[Key, bool] = {op.key: op.after is None for op in plan.operations}
+    gone = {key for key, is_gone in removed.items() if is_gone}
+    spaces = {key.id for key in gone if key.kind == "netns"}
+    return {
+        key: claim
+        for key, claim in claims.items()
+        if claim.displaced_by or (key not in gone and (not key.netns or key.netns not in spaces))
+    }
 
 
 def _same(now: t.Any, before: t.Any) -> bool:

@@ -85,7 +85,8 @@ class _Planner:
         if lacking is None:
             return item
         if item.alternative is None:
-            raise UnsupportedError(f"{item.path}: {lacking}")
+            remedy = getattr(self.kinds[item.key.kind], "remedy", lambda value: "use a kernel that has it")
+            raise UnsupportedError(f"{item.path}: {lacking}; {remedy(item.value)}")
         self.notes.append(f"{item.key}: {lacking}; the declared fallback is used: {item.alternative.kind}")
         return dataclasses.replace(item, value=item.alternative, alternative=None)
 

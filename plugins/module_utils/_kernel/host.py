@@ -11,6 +11,7 @@ many resources lie in it. Use as a context manager: it closes every socket that 
 from __future__ import annotations
 
 import collections
+import errno
 import typing as t
 
 from .._errors import KernelError
@@ -61,9 +62,13 @@ class Host:
 
     def forget(self) -> None:
         """Drop what was read; the next read asks the kernel again."""
+        self.forget_tables()
+        self._declared.clear()
+
+    def forget_tables(self) -> None:
+        """The same, but keep which declared name stands for which link: undo runs before links have their names back."""
         self._cache.clear()
         self._indexes.clear()
-        self._declared.clear()
         self._namespaces = None
 
     # --- reading -------------------------------------------------------------------------------------------------
@@ -210,11 +215,16 @@ class Host:
         """The ifindex of a link by name, asked now; raises KernelError ENODEV when there is none."""
         known = self._indexes.get((netns, name))
         if known is None:
-            request = rtnl.IFINFOMSG.pack(0, 0, 0, 0, 0) + rtnl.attribute(rtnl.IFLA_IFNAME, name.encode() + b"\0")
-            payload = self.socket(netns).query(rtnl.RTM_GETLINK, request)
-            if payload is None:
-                raise KernelError(19, "", f"link {name} in {netns or 'the host namespace'}")
-            known = self._indexes[netns, name] = rtnl.IFINFOMSG.unpack_from(payload)[2]
+            actual = [here for (space, here), declared in self._declared.items() if space == netns and declared == name]
+            for candidate in (name, *actual):
+                request = rtnl.IFINFOMSG.pack(0, 0, 0, 0, 0)
+                request += rtnl.attribute(rtnl.IFLA_IFNAME, candidate.encode() + b"\0")
+                payload = self.socket(netns).query(rtnl.RTM_GETLINK, request)
+                if payload is not None:
+                    known = self._indexes[netns, name] = rtnl.IFINFOMSG.unpack_from(payload)[2]
+                    break
+            else:
+                raise KernelError(errno.ENODEV, "", f"link {name} in {netns or 'the host namespace'}")
         return known
 
     def links_changed(self, netns: str, *gone: str) -> None:

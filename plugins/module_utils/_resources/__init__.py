@@ -49,21 +49,12 @@ def revive(kind: str, data: t.Mapping[str, t.Any]) -> t.Any:
 
 
 def gather(found: t.Iterable[Desired]) -> t.List[Desired]:
-    """Desired values of one topology without duplicates; persistent values of several items become one file.
-
-    Raises SpecError when two items declare the same resource, naming both places.
-    """
-    by_key: t.Dict[Key, Desired] = {}
+    """Desired values of one topology; raises SpecError when two items declare the same resource, naming both places."""
+    desired = list(found)
     names: t.Dict[Key, Desired] = {}
-    for item in found:
-        first = by_key.get(item.key)
-        if first is not None and item.key.kind == sysctl_file.NAME:
-            together = {**first.value.values, **item.value.values}
-            by_key[item.key] = Desired(sysctl_file.Value(item.value.topology, together, item.value.owner), first.path, adopt=first.adopt)
-            continue
+    for item in desired:
         for key in item.value.provides():
             other = names.setdefault(key, item)
             if other is not item:
                 raise SpecError(item.path, f"{key} is already declared by {other.path}; name each resource once")
-        by_key[item.key] = item
-    return list(by_key.values())
+    return desired

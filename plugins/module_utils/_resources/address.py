@@ -218,7 +218,7 @@ def commands(operation: Operation) -> t.List[str]:
             continue
         words = ["address", verb, f"{value.address}/{value.prefixlen}"]
         if value.peer:
-            words += ["peer", value.peer]
+            words[2:] = [value.address, "peer", f"{value.peer}/{value.prefixlen}"]
         words += ["dev", value.dev]
         if verb == "add":
             words += ["scope", value.scope] if value.scope and value.family == rtnl.AF_INET else []

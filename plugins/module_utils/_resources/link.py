@@ -56,7 +56,7 @@ ARGUMENT_SPEC: t.Dict[str, t.Any] = {
 }
 
 # Options of one kind each: required ones first, then what a new link gets when nothing is said.
-REQUIRED = {"veth": ("peer",), "vlan": ("parent", "vlan_id"), "vxlan": ("vni",), "vrf": ("table",), "macvlan": ("parent",)}
+KIND_NEEDS = {"veth": ("peer",), "vlan": ("parent", "vlan_id"), "vxlan": ("vni",), "vrf": ("table",), "macvlan": ("parent",)}
 DEFAULTS: t.Dict[str, t.Dict[str, t.Any]] = {
     "vlan": {"vlan_protocol": "802.1q"},
     "vxlan": {"port": 4789},  # RFC 7348; the kernel's own default is the older 8472
@@ -69,7 +69,7 @@ RANGES = {
     "ttl": (0, 255),
     "table": (1, (1 << 32) - 1),
     "ageing_time": (0, 1_000_000),
-    "forward_delay": (2, 30),
+    "forward_delay": (0, 30),
 }
 
 
@@ -142,11 +142,11 @@ def far_end(item: t.Mapping[str, t.Any], path: str) -> End:
 
 
 def _check_options(kind: str, item: t.Mapping[str, t.Any], path: str) -> None:
-    for name in REQUIRED.get(kind, ()):
+    for name in KIND_NEEDS.get(kind, ()):
         if item.get(name) is None:
             raise SpecError(f"{path}.{name}", f"missing; a {kind} link needs it")
     allowed = set(KINDS[kind].options) if kind in KINDS else set()
-    allowed |= set(REQUIRED.get(kind, ()))
+    allowed |= set(KIND_NEEDS.get(kind, ()))
     if kind == "bridge":
         allowed.add("ports")
     if kind in ("vxlan", "vlan", "macvlan"):
@@ -251,18 +251,28 @@ def _observe_far_end(host: Host, space: str, record: rtnl.LinkRecord) -> End:
 
 
 def lacking(host: Host, value: Value) -> t.Optional[str]:
-    """What the kernel lacks to make a link of this kind, with the remedy; None when it can."""
+    """What the kernel lacks to make a link of this kind; None when it can."""
     if value.kind in ("tun", "tap"):
         return None if tuntap.available() else "this kernel has no /dev/net/tun: it lacks CONFIG_TUN or the tun module"
     if host.supports_link_kind(value.kind):
         return None
-    line = f"this kernel cannot make {value.kind} links: it lacks {KINDS[value.kind].config} or the module for it"
-    if value.kind == "netkit":
-        line += "; use a kernel from 6.8 on that has it, or set fallback: veth"
-    return line
+    since = " (Linux 6.7)" if value.kind == "netkit" else ""
+    return f"this kernel cannot make {value.kind} links: it lacks {KINDS[value.kind].config}{since} or the module for it"
+
+
+def remedy(value: Value) -> str:
+    return "use a kernel that has it" + (", or set fallback: veth" if value.kind == "netkit" else "")
 
 
 # --- plan --------------------------------------------------------------------------------------------------------------
+
+
+def merged(observed: Value, desired: Value) -> Value:
+    """Head and tail room are wishes for creation: the kernel may report more later (ndo_set_rx_headroom)."""
+    target = t.cast(Value, model.merge(observed, desired))
+    had, has = observed.options or {}, target.options or {}
+    grown = {name: had[name] for name in ("headroom", "tailroom") if name in had and had[name] >= has[name]}
+    return dataclasses.replace(target, options={**has, **grown}) if grown else target
 
 
 def fixed(before: Value, after: Value) -> t.List[str]:
@@ -458,5 +468,6 @@ def to_item(value: Value) -> t.Tuple[str, t.Dict[str, t.Any]]:
         item["parent"] = value.parent
     item.update({name: option for name, option in (value.options or {}).items() if option not in ("", "0.0.0.0")})
     if value.peer:
-        item["peer"] = {"name": value.peer.name, "netns": value.peer.netns, **end_item(value.peer)}
+        place = {"netns": value.peer.netns} if value.peer.netns else {}
+        item["peer"] = {"name": value.peer.name, **place, **end_item(value.peer)}
     return section, item

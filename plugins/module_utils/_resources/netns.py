@@ -33,7 +33,8 @@ FALLBACK_DEVICES = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """A named network namespace. ``strangers`` (observed only) are the links in it besides the kernel's own."""
+    """A named network namespace. ``strangers`` (observed only) are the links in it that are neither the kernel's
+    nor, by their marks, of this topology."""
 
     name: str
     lo_up: t.Optional[bool] = None
@@ -72,19 +73,34 @@ def observe(
             if namespaces.has_file(key.id) and wanted[key] is not None:
                 _check_leftover(key.id)
             continue
-        found[key] = _observe_one(host, key.id)
+        found[key] = _observe_one(host, key.id, topology)
     return found
 
 
-def _observe_one(host: Host, name: str) -> Value:
+def _observe_one(host: Host, name: str, topology: str) -> Value:
     links = host.links(name)
     loopback = links.by_name.get("lo")
+    strangers = [
+        record.name
+        for record in links.by_name.values()
+        if record.name not in FALLBACK_DEVICES and owner_of_link(host, name, record) != topology
+    ]
     return Value(
         name,
         lo_up=bool(loopback and loopback.flags & rtnl.IFF_UP),
         owner=_fields.owner_of(loopback.altnames) if loopback else None,
-        strangers=tuple(sorted(set(links.by_name) - FALLBACK_DEVICES)),
+        strangers=tuple(sorted(strangers)),
     )
+
+
+def owner_of_link(host: Host, space: str, record: rtnl.LinkRecord) -> t.Optional[str]:
+    """Whose a link is by its own mark, or by that of its other end: only one end of a pair is marked."""
+    owner = _fields.owner_of(record.altnames)
+    if owner is None and record.kind in ("veth", "netkit"):
+        far = space if record.link_netnsid is None else host.namespace_of_id(space, record.link_netnsid)
+        peer = host.links(far).by_index.get(record.link) if far is not None else None
+        owner = _fields.owner_of(peer.altnames) if peer else None
+    return owner
 
 
 def _check_leftover(name: str) -> None:

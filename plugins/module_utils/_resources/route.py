@@ -114,6 +114,8 @@ def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]
     source = str(_fields.address(item["source"], f"{path}.source")) if item.get("source") else None
     if source and (":" in source) != (value.family == rtnl.AF_INET6):
         raise SpecError(f"{path}.source", f"{source} is not of the destination's family; a packet has addresses of one family")
+    if item.get("scope") not in (None, "global") and value.family == rtnl.AF_INET6:
+        raise SpecError(f"{path}.scope", "IPv6 routes have no scope; leave it out")
     value = dataclasses.replace(
         value,
         type=kind,

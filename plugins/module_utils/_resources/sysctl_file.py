@@ -2,7 +2,7 @@
 # Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
 # SPDX-License-Identifier: BSD-2-Clause
 
-"""A file of our own below /etc/sysctl.d, one per topology, so that values come back at boot."""
+"""Lines of a file of our own below /etc/sysctl.d, one file per topology, so that values come back at boot."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ RANK = 90
 BORROWED = False
 
 DIRECTORY = "/etc/sysctl.d"
-HEADER = "# Written by cnf.ebpf for topology {}; it is replaced when the topology changes.\n"
+HEADER = "# Written by cnf.ebpf for topology {}; changes by hand are lost.\n"
 
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """The persistent values of a topology, name to value."""
+    """One line: a value that ``systemd-sysctl`` sets at boot."""
 
     topology: str
-    values: t.Optional[t.Dict[str, str]] = None
+    name: str
+    value: str
     owner: t.Optional[str] = None
-    netns: str = ""
 
     def key(self) -> Key:
-        return Key(NAME, "", path_of(self.topology))
+        return Key(NAME, "", f"{path_of(self.topology)} {self.name}")
 
     def needs(self) -> t.Tuple[Key, ...]:
         return ()
@@ -47,39 +47,34 @@ def path_of(topology: str) -> str:
     return os.path.join(DIRECTORY, f"60-cnf-ebpf-{topology}.conf")
 
 
-def text_of(value: Value) -> str:
-    lines = [f"{sysctl.dotted(name)} = {text}\n" for name, text in sorted((value.values or {}).items())]
-    return HEADER.format(value.topology) + "".join(lines)
-
-
-def _values_in(text: str) -> t.Dict[str, str]:
-    """Name to value of a file in our own spelling."""
+def _read(topology: str) -> t.Tuple[t.Dict[str, str], bool]:
+    """Name to value of the topology's file, and whether the file is ours (or not there)."""
+    try:
+        with open(path_of(topology), encoding="utf-8", errors="replace") as file:
+            text = file.read()
+    except FileNotFoundError:
+        return {}, True
     found = {}
     for line in text.splitlines():
         name, equals, value = line.partition("=")
         if equals and not line.startswith("#"):
             found["/".join(part.replace("/", ".") for part in name.strip().split("."))] = value.strip()
-    return found
+    return found, text.startswith(HEADER.format(topology))
 
 
 def observe(
     host: Host, wanted: t.Mapping[Key, t.Optional[t.Any]], topology: str, claimed: t.Container[Key]
 ) -> t.Dict[Key, Value]:
+    keys = [key for key in wanted if key.kind == NAME]
+    if not keys:
+        return {}
+    values, ours = _read(topology)
     found = {}
-    for key in wanted:
-        if key.kind == NAME:
-            name = os.path.basename(key.id)[len("60-cnf-ebpf-") : -len(".conf")]
-            with contextlib.suppress(FileNotFoundError):
-                with open(key.id, encoding="utf-8", errors="replace") as file:
-                    text = file.read()
-                ours = text.startswith(HEADER.format(name))
-                found[key] = Value(name, _values_in(text), name if ours else None)
+    for key in keys:
+        name = key.id.split(" ", 1)[1]
+        if name in values:
+            found[key] = Value(topology, name, values[name], topology if ours else None)
     return found
-
-
-def merged(observed: Value, desired: Value) -> Value:
-    """The file is replaced as a whole: a value that is no longer declared leaves it."""
-    return dataclasses.replace(observed, values=desired.values, owner=desired.owner)
 
 
 def fixed(before: Value, after: Value) -> t.List[str]:
@@ -91,17 +86,30 @@ def side_effects(operation: Operation, state: t.Mapping[Key, t.Any]) -> t.Dict[K
 
 
 def apply(host: Host, operation: Operation) -> None:
-    path = operation.key.id
-    if operation.after is None:
+    """Write the file with one line added, changed or removed; without any line it goes."""
+    value = operation.value
+    path = path_of(value.topology)
+    lines, _ours = _read(value.topology)
+    lines.pop(value.name, None)
+    if operation.after is not None:
+        lines[value.name] = operation.after.value
+    if not lines:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         return
-    temporary = f"{path}.new"  # sysctl --system reads *.conf only
+    text = HEADER.format(value.topology)
+    text += "".join(f"{sysctl.dotted(name)} = {line}\n" for name, line in sorted(lines.items()))
+    _replace(path, text)
+
+
+def _replace(path: str, text: str) -> None:
+    temporary = f"{path}.new"  # systemd-sysctl reads *.conf only
     try:
         os.makedirs(DIRECTORY, mode=0o755, exist_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text_of(operation.after))
+            os.fchmod(file.fileno(), 0o644)  # whatever the umask: the boot reads it as root, people read it as they are
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -110,8 +118,11 @@ def apply(host: Host, operation: Operation) -> None:
 
 
 def commands(operation: Operation) -> t.List[str]:
-    path = operation.key.id
-    return [f"rm {path}"] if operation.after is None else [f"write {path}"]
+    value = operation.value
+    line = f"{sysctl.dotted(value.name)} = {value.value}"
+    if operation.after is None:
+        return [f"sed -i '/^{sysctl.dotted(value.name)} = /d' {path_of(value.topology)}"]
+    return [f"echo '{line}' >> {path_of(value.topology)}"]
 
 
 def to_item(value: Value) -> t.Optional[t.Tuple[str, t.Dict[str, t.Any]]]:

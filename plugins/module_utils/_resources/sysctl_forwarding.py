@@ -52,7 +52,9 @@ def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]
     if item.get("persist"):
         if space:
             raise SpecError(f"{path}.persist", "works in the host's own namespace only; a named one does not outlive a boot")
-        found.append(Desired(sysctl_file.Value(owner, values, owner), f"{path}.persist", adopt=bool(item.get("adopt"))))
+        adopt = bool(item.get("adopt"))
+        for name, text in values.items():
+            found.append(Desired(sysctl_file.Value(owner, name, text, owner), f"{path}.persist", adopt=adopt))
     return found
 
 
@@ -70,7 +72,8 @@ def keys(item: t.Mapping[str, t.Any], path: str, claims: t.Mapping[Key, Claim]) 
         for option, (family, field, _encode) in FIELDS.items()
         if option in named
     ]
-    return [key for key in wanted if key in claims]
+    files = [key for key in claims if key.kind == sysctl_file.NAME and key.id.split(" ", 1)[1] in {name.id for name in wanted}]
+    return [key for key in wanted if key in claims] + (files if not space else [])
 
 
 def items_of(values: t.Iterable[sysctl.Value]) -> t.List[t.Dict[str, t.Any]]:
