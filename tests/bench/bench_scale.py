@@ -38,7 +38,7 @@ class Figures:
 
 def scale(directory: Path, quick: bool) -> t.List[Row]:
     few, many = Figures(FEW), Figures(MANY)
-    for _number in range(2 if quick else 5):
+    for _number in range(2 if quick else 3):
         many.run(directory)
         few.run(directory)
         few.run(directory)

@@ -7,7 +7,7 @@ import typing as t
 
 import pytest
 from sandbox import Sandbox
-from steps import assert_holds, assert_same, converged, four_steps, removed, settled
+from steps import Recycled, assert_holds, assert_same, converged, four_steps, removed, settled
 
 # What the host has before: a device of somebody else's with both families, in the host and in a namespace.
 HOST = """
@@ -60,9 +60,10 @@ CASES: t.Dict[str, Case] = {
             "create address eth0 fd00::2 in netns ns1 (missing)",
         ],
         {
-            "-d link show nk0": [{"mtu": 1400, "link_netnsid": 1, "linkinfo": {"info_kind": "veth"}}],
-            "ns1:-d link show eth0": [{"mtu": 1300, "flags": ["BROADCAST", "MULTICAST", "M-DOWN"]}],
-            "-4 address show nk0": addresses({"local": "10.0.0.1", "prefixlen": 24, "scope": "global", "protocol": "207"}),
+            "-d link show nk0": [{"mtu": 1400, "linkinfo": {"info_kind": "veth"}}],
+            "ns1:-d link show eth0": [{"mtu": 1300, "operstate": "DOWN", "linkinfo": {"info_kind": "veth"}}],
+            "ns1:link show up dev eth0": [],
+            "-4 address show nk0": addresses({"local": "10.0.0.1", "prefixlen": 24, "scope": "global"}),
             "-6 address show nk0 scope global": addresses({"local": "fd00::1", "prefixlen": 64}),
             "ns1:-4 address show eth0": addresses({"local": "10.0.0.2", "prefixlen": 24}),
         },
@@ -83,7 +84,7 @@ CASES: t.Dict[str, Case] = {
         ["create link v0 in netns site (missing)"],
         {
             "site:link show v0": [{"address": "02:00:00:00:00:0a", "link": "v1", "mtu": 1500, "operstate": "DOWN"}],
-            "site:link show v1": [{"address": "02:00:00:00:00:0b", "link": "v0", "mtu": 9000, "altnames": None}],
+            "site:link show v1": [{"address": "02:00:00:00:00:0b", "link": "v0", "mtu": 9000, "altnames": ...}],
         },
     ),
     "link veth between two namespaces": Case(
@@ -209,7 +210,7 @@ CASES: t.Dict[str, Case] = {
     "existing where it is": Case(
         {"link": [{"name": "nic0", "kind": "existing", "mtu": 1400, "mac": "02:00:00:00:00:bb", "addresses": ["10.7.0.1/24"]}]},
         ["change existing_link nic0 (mtu 1500 -> 1400, mac 02:00:00:00:00:a0 -> 02:00:00:00:00:bb)", "create address nic0 10.7.0.1/24 (missing)"],
-        {"link show nic0": [{"mtu": 1400, "address": "02:00:00:00:00:bb", "altnames": None}]},
+        {"link show nic0": [{"mtu": 1400, "address": "02:00:00:00:00:bb", "altnames": ...}]},
     ),
     "existing into a namespace": Case(
         {"link": [{"name": "nic0", "netns": "site", "kind": "existing", "up": True, "addresses": ["10.7.0.1/24"]}]},
@@ -237,8 +238,8 @@ CASES: t.Dict[str, Case] = {
         ],
         {
             "-4 address show nic0": addresses(
-                {"local": "192.0.2.1", "protocol": None},
-                {"local": "10.1.0.1", "prefixlen": 24, "protocol": "207"},
+                {"local": "192.0.2.1"},
+                {"local": "10.1.0.1", "prefixlen": 24},
                 {"local": "10.2.0.1", "address": "10.2.0.2", "prefixlen": 32},
                 {"local": "10.1.0.2", "prefixlen": 24, "secondary": True},
             ),
@@ -274,9 +275,9 @@ CASES: t.Dict[str, Case] = {
         {
             "-4 -d route show proto 207": [
                 {"type": "unicast", "dst": "default", "gateway": "192.0.2.254", "dev": "nic0", "scope": "global"},
-                {"type": "unicast", "dst": "10.20.0.0/16", "dev": "nic0", "scope": "link", "gateway": None},
+                {"type": "unicast", "dst": "10.20.0.0/16", "dev": "nic0", "scope": "link", "gateway": ...},
                 {"dst": "10.21.0.0/16", "scope": "host", "prefsrc": "192.0.2.1", "metric": 7},
-                {"type": "blackhole", "dst": "10.23.0.0/16", "dev": None},
+                {"type": "blackhole", "dst": "10.23.0.0/16", "dev": ...},
                 {"dst": "10.26.0.0/16", "via": {"family": "inet6", "host": "2001:db8::9"}, "dev": "nic0"},
             ],
             "-4 route show table 1000": [{"dst": "10.22.0.0/16", "gateway": "203.0.113.9", "flags": ["onlink"]}],
@@ -396,38 +397,50 @@ CASES: t.Dict[str, Case] = {
 def ip(box: Sandbox, words: str) -> t.Any:
     """`netns:words` or `words` as JSON, without the empty objects that iproute2 prints for what a filter left out."""
     netns, _colon, rest = words.partition(":") if words.split(":")[0].isalnum() and ":" in words else ("", "", words)
-    return [row for row in box.ip(rest, netns) if row]
+    rows = [row for row in box.ip(rest, netns) if row]
+    return [{**row, "addr_info": [part for part in row["addr_info"] if part]} if "addr_info" in row else row for row in rows]
+
+
+@pytest.fixture(scope="module")
+def hosts() -> t.Iterator[Recycled]:
+    with Recycled(HOST) as recycled:
+        yield recycled
+
+
+@pytest.fixture
+def host(hosts: Recycled) -> t.Iterator[Sandbox]:
+    """A host that the test gives back as it was."""
+    yield from hosts.use()
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_made_as_foretold_once_and_gone_without_trace(box: Sandbox, case: Case) -> None:
-    box.sh(HOST)
-    before = box.state()
-    done = four_steps(box, case.document)
+def test_made_as_foretold_once_and_gone_without_trace(host: Sandhost, case: Case) -> None:
+    before = host.state()
+    done = four_steps(host, case.document)
     assert done["actions"] == case.actions
     for words, expected in case.look.items():
-        assert_holds(ip(box, words), expected, words)
-    gone = removed(box)
+        assert_holds(ip(host, words), expected, words)
+    gone = removed(host)
     assert gone["changed"]
-    assert gone["after"].keys() <= {"existing_link", "sysctl"}  # what was borrowed is there again, the rest is not
-    assert_same(box.state(), before)
-    assert box.sh("ls -A /var/lib/cnf-ebpf").split() == ["lock"]
+    assert gone["after"].keys() <= {"existing_link", "sysctl", "address"}  # what was borrowed is there again, and what was on it
+    assert_same(host.state(), before)
+    assert host.sh("ls -A /var/lib/cnf-ebpf").split() == ["lock"]
 
 
-def test_forwarding_values_of_all_interfaces_and_of_one(box: Sandbox) -> None:
-    box.sh(HOST)
-    converged(box, CASES["sysctl_forwarding"].document)
-    host, site = box.sysctls(), box.sysctls("site")
+def test_forwarding_values_of_all_interfaces_and_of_one(host: Sandhost) -> None:
+    converged(host, CASES["sysctl_forwarding"].document)
+    root, site = host.sysctls(), host.sysctls("site")
     for family in ("ipv4", "ipv6"):
-        assert {host[f"{family}/conf/{name}/forwarding"] for name in ("all", "default", "lo", "nic0", "far0")} == {"1"}
+        assert {root[f"{family}/conf/{name}/forwarding"] for name in ("all", "default", "lo", "nic0", "far0")} == {"1"}
         assert {name: site[f"{family}/conf/{name}/forwarding"] for name in ("all", "in0", "in1")} == {
             "all": "0",
             "in0": "1",
             "in1": "0",
         }
-    assert [host[f"ipv4/conf/nic0/{field}"] for field in ("rp_filter", "proxy_arp")] == ["2", "1"]
-    assert [host["ipv6/conf/nic0/accept_ra"], site["ipv6/conf/in0/accept_ra"]] == ["2", "0"]
-    assert [host["ipv4/conf/far0/rp_filter"], host["ipv6/conf/far0/accept_ra"]] == ["0", "1"]
+    assert [root[f"ipv4/conf/nic0/{field}"] for field in ("rp_filter", "proxy_arp")] == ["2", "1"]
+    assert [root["ipv6/conf/nic0/accept_ra"], site["ipv6/conf/in0/accept_ra"]] == ["2", "0"]
+    assert [root["ipv4/conf/far0/rp_filter"], root["ipv6/conf/far0/accept_ra"]] == ["0", "1"]
+    removed(host)
 
 
 def test_persistent_values_are_in_one_file_below_sysctl_d(box: Sandbox) -> None:
@@ -444,7 +457,8 @@ def test_persistent_values_are_in_one_file_below_sysctl_d(box: Sandbox) -> None:
         "change sysctl net/ipv4/conf/all/forwarding (value 0 -> 1)",
         "change sysctl net/ipv4/conf/lo/rp_filter (value 0 -> 2)",
         "change sysctl net/ipv6/conf/all/forwarding (value 0 -> 1)",
-        "create sysctl_file /etc/sysctl.d/60-cnf-ebpf-edge.conf (missing)",
+        "create sysctl_file /etc/sysctl.d/60-cnf-ebpf-edge.conf net/ipv4/conf/all/forwarding (missing)",
+        "create sysctl_file /etc/sysctl.d/60-cnf-ebpf-edge.conf net/ipv4/conf/lo/rp_filter (missing)",
     ]
     assert box.sh("stat -c '%a %U %n' /etc/sysctl.d/*") == "644 root /etc/sysctl.d/60-cnf-ebpf-edge.conf\n"
     lines = box.sh("cat /etc/sysctl.d/60-cnf-ebpf-edge.conf").splitlines()
@@ -531,14 +545,14 @@ SPELLINGS: t.List[t.Tuple[str, t.List[t.Dict[str, t.Any]]]] = [
 
 @pytest.mark.parametrize(("section", "items"), SPELLINGS, ids=[f"{row[0]} {row[1][0]}"[:50] for row in SPELLINGS])
 def test_another_spelling_of_the_same_is_no_change(
-    box: Sandbox, section: str, items: t.List[t.Dict[str, t.Any]]
+    host: Sandhost, section: str, items: t.List[t.Dict[str, t.Any]]
 ) -> None:
-    box.sh(HOST)
-    assert len(converged(box, {section: items[:1]})["actions"]) == 1
-    before = box.state()
+    assert len(converged(host, {section: items[:1]})["actions"]) == 1
+    before = host.state()
     for item in items[1:]:
-        settled(box, {section: [item]})
-    assert_same(box.state(), before)
+        settled(host, {section: [item]})
+    assert_same(host.state(), before)
+    removed(host)
 
 
 DIFFERENT = [
@@ -565,16 +579,15 @@ DIFFERENT = [
     ("section", "first", "second", "count"), DIFFERENT, ids=[f"{number} {row[0]}" for number, row in enumerate(DIFFERENT)]
 )
 def test_a_changed_item_is_changed_in_as_few_actions(
-    box: Sandbox, section: str, first: t.Dict[str, t.Any], second: t.Dict[str, t.Any], count: int
+    host: Sandhost, section: str, first: t.Dict[str, t.Any], second: t.Dict[str, t.Any], count: int
 ) -> None:
-    box.sh(HOST)
-    before = box.state()
+    before = host.state()
     for item in (first, second, first):
-        predicted = converged(box, {section: [item]}, check=True)
-        done = converged(box, {section: [item]})
+        predicted = converged(host, {section: [item]}, check=True)
+        done = converged(host, {section: [item]})
         assert predicted["actions"] == done["actions"]
         assert predicted["after"] == done["after"]
         assert len(done["actions"]) == (1 if done["generation"] == 1 else count)
-        settled(box, {section: [item]})
-    removed(box)
-    assert_same(box.state(), before)
+        settled(host, {section: [item]})
+    removed(host)
+    assert_same(host.state(), before)

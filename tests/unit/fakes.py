@@ -126,7 +126,7 @@ def fill_defaults(value):
             mac = far.mac or made_up_mac(value.kind, far.netns, far.name)
             fields["peer"] = dataclasses.replace(far, up=bool(far.up), mtu=far.mtu or 1500, mac=mac)
     elif kind == "netns":
-        fields = {"lo_up": bool(value.lo_up)}
+        fields = {"lo_up": bool(value.lo_up), "strangers": None}
     elif kind == "address":
         fields = {"peer": value.peer or "", "scope": value.scope or "global"}
         fields.update(nodad=bool(value.nodad), noprefixroute=bool(value.noprefixroute))
@@ -156,6 +156,7 @@ class FakeKernel:
         self.state = {}
         self.requests = 0
         self.fail_at = None
+        self.topology = None
         self._new_sysctls("", "all", "default", "lo")
         for value in values:
             self._add(value)
@@ -176,7 +177,8 @@ class FakeKernel:
     def lacking(self, _value):
         return None
 
-    def observe(self, module, wanted, _topology, claimed):
+    def observe(self, module, wanted, topology, claimed):
+        self.topology = topology
         return getattr(self, "_observe_" + module.NAME, self._observe_named)(module, wanted, claimed)
 
     # --- reading
@@ -186,11 +188,11 @@ class FakeKernel:
 
     def _observe_netns(self, module, wanted, claimed):
         found = self._observe_named(module, wanted, claimed)
-        present = self._present()
-        return {
-            key: dataclasses.replace(value, strangers=tuple(sorted(p.id for p in present if p.kind == "link" and p.netns == key.id and p.id != "lo")))
-            for key, value in found.items()
-        }
+        return {key: dataclasses.replace(value, strangers=self._strangers(key.id)) for key, value in found.items()}
+
+    def _strangers(self, netns):
+        links = [value for key, value in self.state.items() if key.kind == "link" and value.owner != self.topology]
+        return tuple(sorted(name.id for value in links for name in link_names(value) if name.netns == netns))
 
     def _observe_port(self, module, wanted, _claimed):
         present = self._present()
@@ -280,7 +282,7 @@ class FakeKernel:
                 self._drop_dependants(gone)
             elif gone:
                 self._rename(link_names(before), link_names(after))
-        self.state[operation.key] = dataclasses.replace(fill_defaults(after))
+        self.state[operation.key] = fill_defaults(after)
         for name in link_names(after) if operation.key.kind == "link" else ():
             self._new_sysctls(name.netns, name.id)
 

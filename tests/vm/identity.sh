@@ -19,7 +19,7 @@ done
 if [ "${1:-boot}" = boot ]; then
     # QEMU's user-mode network is the same for every machine: no DHCP needed.
     printf '%s\n' 'link set lo up' 'link set eth0 up' \
-        'addr add 10.0.2.15/24 dev eth0' 'route add default via 10.0.2.2' |
+        'addr add 172.31.254.15/24 dev eth0' 'route add default via 172.31.254.2' |
         ip -force -batch -
 fi
 if [ -n "$mac1" ] && [ -e /sys/class/net/eth1 ]; then

@@ -667,7 +667,7 @@ def qemu_command(directory: Path, image: Path, port: int, lan: t.Sequence[str]) 
         *("-pidfile", str(directory / "qemu.pid"), "-device", "vmgenid,guid=auto"),
         *("-drive", "file=disk.qcow2,if=none,id=disk0,cache=unsafe,discard=unmap"),
         *("-device", "virtio-blk-pci,drive=disk0"),
-        *("-netdev", f"user,id=net0,ipv6=off,hostfwd=tcp:127.0.0.1:{port}-:22"),
+        *("-netdev", f"user,id=net0,net=172.31.254.0/24,ipv6=off,hostfwd=tcp:127.0.0.1:{port}-:22"),
         *("-device", "virtio-net-pci,netdev=net0,romfile="),
         *lan,
         *("-device", "virtio-net-pci,netdev=net1,romfile=,mac=52:54:00:00:00:00"),

@@ -46,7 +46,7 @@ configure_identity() {
     printf '127.0.0.1 localhost vm\n::1 localhost\n' >"$root/etc/hosts"
     # QEMU's user-mode network answers DNS here.
     rm -f "$root/etc/resolv.conf"
-    echo 'nameserver 10.0.2.3' >"$root/etc/resolv.conf"
+    echo 'nameserver 172.31.254.3' >"$root/etc/resolv.conf"
     # A fixed id: an empty one makes every boot a "first boot" with preset units.
     echo 0123456789abcdef0123456789abcdef >"$root/etc/machine-id"
     : >"$root/etc/fstab" # the initial RAM disk has mounted the only file system

@@ -281,7 +281,7 @@ def fixed(before: Value, after: Value) -> t.List[str]:
         return ["kind"]
     options = KINDS[after.kind].options if after.kind in KINDS else {}
     for name, _had, _has in model.differences(before, after):
-        option = options.get(name[len("options.") :]) if name.startswith("options.") else None
+        option = options.get(name)
         if option and not option.mutable or name in ("parent", "options"):
             names.append(name)
     return names

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The modules as people meet them: tasks of plays that ansible-playbook runs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import typing as t
+from pathlib import Path
+
+import pytest
+from sandbox import COLLECTIONS, Sandbox
+from steps import assert_same
+
+NIC = """
+ip link add nic0 type veth peer name far0
+ip link set nic0 up; ip link set far0 up
+ip address add 192.0.2.1/24 dev nic0
+ip address add 2001:db8::1/64 dev nic0 nodad
+"""
+
+# One task of each module; none needs what another makes, so that check mode can foretell them all.
+TASKS: t.List[t.Tuple[str, t.Dict[str, t.Any]]] = [
+    ("netns", {"name": "red"}),
+    ("netkit_link", {"name": "nk0", "fallback": "veth", "addresses": ["10.0.0.1/24"], "peer": {"name": "nk1", "mtu": 1400}}),
+    ("link", {"name": "br0", "kind": "bridge", "ports": ["far0"]}),
+    ("address", {"entries": [{"dev": "nic0", "address": "10.1.0.1/24"}, {"dev": "nic0", "address": "FD01:0::1/64"}]}),
+    ("route", {"entries": [{"destination": "default", "via": "192.0.2.9"}, {"destination": "::/0", "via": "2001:db8::9"}]}),
+    ("rule", {"priority": 9, "source": "10.1.0.0/16", "table": 9}),
+    ("neighbor", {"dev": "nic0", "address": "192.0.2.9", "mac": "02-00-00-00-00-09"}),
+    ("sysctl_forwarding", {"interface": "nic0", "ipv4": True, "rp_filter": "loose"}),
+]
+# What removal needs to know: the identity.
+NAMES = {
+    "netkit_link": {"name": "nk0"},
+    "link": {"name": "br0"},
+    "rule": TASKS[5][1],
+    "neighbor": {"dev": "nic0", "address": "192.0.2.9"},
+    "sysctl_forwarding": {"interface": "nic0"},
+}
+DIFF_LINES = [
+    "+netns red: lo_up=true",
+    "+link nk0: kind=veth up=true peer.name=nk1 peer.up=true peer.mtu=1400",
+    "+link br0: kind=bridge up=true",
+    "+port far0: link=far0 master=br0",
+    "+address nk0 10.0.0.1/24: ",
+    "+address nic0 10.1.0.1/24: ",
+    "+address nic0 fd01::1: ",
+    "+route 0.0.0.0/0 table main metric 0: ",
+    "+route ::/0 table main metric 1024: ",
+    "+rule inet 9 from 10.1.0.0/16 lookup 9: ",
+    "+neighbor nic0 192.0.2.9: ",
+    "-sysctl net/ipv4/conf/nic0/forwarding: value=0",
+    "+sysctl net/ipv4/conf/nic0/forwarding: value=1",
+    "-sysctl net/ipv4/conf/nic0/rp_filter: value=0",
+    "+sysctl net/ipv4/conf/nic0/rp_filter: value=2",
+]
+
+
+class Ansible:
+    """ansible-playbook in a sandbox; plays and what they register lie in a directory of the test's own."""
+
+    def __init__(self, box: Sandbox, directory: Path) -> None:
+        self.box = box
+        self.directory = directory
+        self.environment = {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(directory),
+            "LC_ALL": "C.UTF-8",
+            "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
+            "ANSIBLE_LOCAL_TEMP": str(directory / "local"),
+            "ANSIBLE_REMOTE_TEMP": str(directory / "remote"),
+            "ANSIBLE_PIPELINING": "true",
+            "ANSIBLE_NOCOLOR": "true",
+            "ANSIBLE_LOCALHOST_WARNING": "false",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+
+    def start(
+        self, tasks: t.Sequence[t.Mapping[str, t.Any]], *options: str, hosts: str = "localhost", **keywords: t.Any
+    ) -> subprocess.Popen[str]:
+        play = {"hosts": "all", "gather_facts": False, "tasks": list(tasks), **keywords}
+        path = self.directory / "play.yml"
+        path.write_text(json.dumps([play]), encoding="utf-8")  # JSON is YAML
+        interpreter = json.dumps({"ansible_python_interpreter": sys.executable})
+        words = ["ansible-playbook", "-i", f"{hosts},", "-c", "local", *options, str(path)]
+        words[1:1] = ["-e", interpreter] if "interpreter" not in keywords.get("vars", {}) else []
+        return subprocess.Popen(
+            self.box.command(*words), env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def run(self, tasks: t.Sequence[t.Mapping[str, t.Any]], *options: str, **keywords: t.Any) -> str:
+        process = self.start(tasks, *options, **keywords)
+        text, _none = process.communicate(timeout=60)
+        assert process.returncode == 0, text
+        return text
+
+
+def recap(text: str) -> t.Dict[str, t.Dict[str, int]]:
+    """The counters of each host."""
+    rows = re.findall(r"^(\S+)\s+: (ok=.*)$", text, re.MULTILINE)
+    return {host: {word.split("=")[0]: int(word.split("=")[1]) for word in words.split()} for host, words in rows}
+
+
+@pytest.fixture
+def ansible(box: Sandbox, tmp_path: Path) -> Ansible:
+    return Ansible(box, tmp_path)
+
+
+def test_each_module_as_a_task(box: Sandbox, ansible: Ansible) -> None:
+    box.sh(NIC)
+    before = box.state()
+    tasks = [{f"cnf.ebpf.{module}": arguments} for module, arguments in TASKS]
+    defaults = {"module_defaults": {"group/cnf.ebpf.ebpf": {"state_dir": "/var/lib/cnf-ebpf/elsewhere"}}}
+
+    foretold = ansible.run(tasks, "--check", "--diff", **defaults)
+    assert recap(foretold)["localhost"] == recap(foretold)["localhost"] | {"ok": 8, "changed": 8, "failed": 0}
+    for line in DIFF_LINES:
+        assert re.search(f"^{re.escape(line)}", foretold, re.MULTILINE), (line, foretold)
+    assert_same(box.state(), before)
+    assert box.sh("ls -A /var/lib/cnf-ebpf") == ""
+
+    done = ansible.run(tasks, "--diff", **defaults)
+    assert recap(done)["localhost"]["changed"] == 8
+    assert re.findall(r"^[+-](?![+-]).*", foretold, re.MULTILINE) == re.findall(r"^[+-](?![+-]).*", done, re.MULTILINE)
+    assert box.sh("ls -A /var/lib/cnf-ebpf; ls -A /var/lib/cnf-ebpf/elsewhere").split() == ["elsewhere", "lock", "tasks"]
+
+    assert recap(ansible.run(tasks, **defaults))["localhost"]["changed"] == 0
+
+    gone = [
+        {f"cnf.ebpf.{module}": {**NAMES.get(module, arguments), "state": "absent"}} for module, arguments in reversed(TASKS)
+    ]
+    assert recap(ansible.run([*gone, *gone], **defaults))["localhost"] | {"ok": 16, "changed": 8} == recap(
+        ansible.run(gone, "--check", **defaults)
+    )["localhost"] | {"ok": 16, "changed": 8}
+    assert_same(box.state(), before)
+
+
+def wrapper(path: Path, *words: str) -> str:
+    """An interpreter that is another program with these words before the arguments."""
+    path.write_text(f"#!/bin/sh\nexec {' '.join(words)} \"$@\"\n", encoding="utf-8")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_what_a_target_lacks_is_one_clear_line(box: Sandbox, ansible: Ansible, tmp_path: Path) -> None:
+    before = box.state()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
+    old = tmp_path / "old"
+    (old / "pyroute2").mkdir(parents=True)
+    (old / "pyroute2" / "__init__.py").touch()
+    (old / "pyroute2-0.5.0.dist-info").mkdir()
+    nobody = wrapper(
+        tmp_path / "nobody", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", "HOME=/", sys.executable
+    )
+    powerless = wrapper(
+        tmp_path / "powerless", "setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", sys.executable
+    )
+    box.sh("touch /var/lib/cnf-ebpf/lock")
+    targets: t.Dict[str, t.Dict[str, t.Any]] = {
+        "missing": {"vars": {"ansible_python_interpreter": str(tmp_path / "bare" / "bin" / "python")}},
+        "old": {"environment": {"PYTHONPATH": str(old)}},
+        "nobody": {"vars": {"ansible_python_interpreter": nobody, "ansible_remote_tmp": "/tmp"}},
+        "powerless": {"vars": {"ansible_python_interpreter": powerless}},
+        "locked": {"module_defaults": {"cnf.ebpf.netns": {"lock_timeout": 0}}},
+    }
+    tasks: t.List[t.Dict[str, t.Any]] = [
+        {"cnf.ebpf.netns": {"name": "red"}, "register": name, "ignore_errors": True, **keywords}
+        for name, keywords in targets.items()
+    ]
+    answers = tmp_path / "answers.json"
+    content = "{{ {" + ", ".join(f"'{name}': {name}" for name in targets) + "} | to_json }}"
+    tasks.append({"ansible.builtin.copy": {"content": content, "dest": str(answers)}})
+    path = f"/proc/{box.process.pid}/root/var/lib/cnf-ebpf/lock"
+    with open(path, "r+", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        # Not with -e: it would outrank the tasks' interpreters.
+        ansible.run(tasks, vars={"interpreter": "", "ansible_python_interpreter": sys.executable})
+    lines = {name: answer["msg"] for name, answer in json.loads(answers.read_text(encoding="utf-8")).items()}
+    expected = {
+        "missing": r"^Failed to import the required Python library \(pyroute2\) on .*apt install python3-pyroute2",
+        "old": r"^pyroute2 0\.5\.0 is too old: 0\.7\.2 or newer is needed \(apt install python3-pyroute2\)$",
+        "nobody": r"^permission missing: CAP_NET_ADMIN and CAP_SYS_ADMIN; run as root \(become: true\)$",
+        "powerless": r"^permission missing: CAP_NET_ADMIN; run as root \(become: true\)$",
+        "locked": rf"^/var/lib/cnf-ebpf/lock: process {os.getpid()} has been converging .*lock_timeout; nothing was changed$",
+    }
+    for name, pattern in expected.items():
+        assert re.match(pattern, lines[name]), (name, lines[name])
+        assert "\n" not in lines[name]
+    assert_same(box.state(), before)
+    assert box.sh("ls -A /var/lib/cnf-ebpf").split() == ["lock"]
+
+
+def test_of_two_runs_at_once_one_waits_and_finds_the_work_done(box: Sandbox, ansible: Ansible) -> None:
+    document = {
+        "name": "edge",
+        "netns": [{"name": f"ns{n}"} for n in range(20)],
+        "link": [
+            {"name": f"v{n}", "kind": "veth", "peer": {"name": "eth0", "netns": f"ns{n}", "addresses": [f"10.0.{n}.2/24"]}}
+            for n in range(20)
+        ],
+    }
+    counts = recap(ansible.run([{"cnf.ebpf.topology": document}], hosts="one,two"))
+    assert [counts[host]["failed"] for host in ("one", "two")] == [0, 0]
+    assert sorted(counts[host]["changed"] for host in ("one", "two")) == [0, 1]
+    assert len(box.namespaces()) == 20
+    assert "error" not in box.topology({}, state="absent")
+
+
+def test_a_terminated_run_puts_everything_back(box: Sandbox, ansible: Ansible) -> None:
+    box.sh(NIC)
+    before = box.state()
+    # Writing the file waits for a reader that never comes: by then all else is done.
+    box.sh("mkfifo /etc/sysctl.d/60-cnf-ebpf-edge.conf.new")
+    document = {
+        "name": "edge",
+        "netns": [{"name": "red"}],
+        "link": [{"name": "v0", "kind": "veth", "peer": {"name": "eth0", "netns": "red", "addresses": ["10.0.0.2/24"]}}],
+        "address": [{"dev": "nic0", "address": "10.1.0.1/24"}],
+        "sysctl_forwarding": [{"ipv4": True, "persist": True}],
+    }
+    process = ansible.start([{"cnf.ebpf.topology": document}])
+    while process.poll() is None and box.sysctls()["ipv4/conf/all/forwarding"] == "0":
+        pass
+    holder = int(box.sh("cat /var/lib/cnf-ebpf/lock"))
+    os.kill(holder, 15)
+    text, _none = process.communicate(timeout=30)
+    assert process.returncode == 2, text
+    assert "interrupted by SIGTERM; everything was put back as before" in re.sub(r"\s+", " ", text), text
+    assert stat.S_ISFIFO(os.stat(f"/proc/{box.process.pid}/root/etc/sysctl.d/60-cnf-ebpf-edge.conf.new").st_mode)
+    box.sh("rm /etc/sysctl.d/60-cnf-ebpf-edge.conf.new")
+    assert_same(box.state(), before)
+    assert box.sh("ls -A /var/lib/cnf-ebpf").split() == ["lock"]
