@@ -72,7 +72,12 @@ class ConvergeError(CnfError):
     """
 
     def __init__(
-        self, message: str, applied: t.Sequence[str], undone: t.Sequence[str], failed_action: str, left: t.Sequence[str]
+        self,
+        message: str,
+        applied: t.Sequence[str],
+        undone: t.Sequence[str],
+        failed_action: str,
+        left: t.Sequence[str],
     ) -> None:
         self.applied = list(applied)
         self.undone = list(undone)

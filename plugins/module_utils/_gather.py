@@ -12,8 +12,21 @@ import typing as t
 from ._engine.model import CREATE, Key, Operation
 from ._kernel import rtnl
 from ._kernel.host import Host
-from ._resources import KINDS, SECTIONS, address, existing_link, link, neighbor, netns, port, route, rule, sysctl
-from ._resources import link_kinds, sysctl_forwarding
+from ._resources import (
+    KINDS,
+    SECTIONS,
+    address,
+    existing_link,
+    link,
+    link_kinds,
+    neighbor,
+    netns,
+    port,
+    route,
+    rule,
+    sysctl,
+    sysctl_forwarding,
+)
 
 Document = t.Dict[str, t.List[t.Dict[str, t.Any]]]
 
@@ -44,7 +57,7 @@ def link_states(host: Host, space: str) -> t.List[t.Dict[str, t.Any]]:
     found = []
     for record in host.links(space).by_name.values():
         value = link.observe_one(host, space, record)
-        rows = host.addresses(space).get(record.index, ())
+        rows = host.addresses(space).get(record.ifindex, ())
         found.append(
             {
                 "name": record.name,
@@ -74,10 +87,12 @@ def _links_of(host: Host, space: str) -> t.List[t.Any]:
                     found.append(value)
             elif kind != "netkit peer":
                 up = bool(record.flags & rtnl.IFF_UP)
-                found.append(existing_link.Value(record.name, space, up, record.mtu, record.mac, (space, record.name)))
+                found.append(
+                    existing_link.Value(record.name, space, up, record.mtu, record.mac, (space, record.name))
+                )
             if record.master:
                 found.append(port.Value(record.name, space, host.name_of(space, record.master)))
-        for row in host.addresses(space).get(record.index, ()):
+        for row in host.addresses(space).get(record.ifindex, ()):
             observed = address.observed_value(space, record.name, row)
             if observed.made_by is None and record.name != "lo":
                 found.append(observed)
@@ -184,10 +199,16 @@ def _lines_of(value: t.Any, notes: t.Mapping[Place, t.List[str]]) -> t.Iterator[
 
 def _command_words(value: t.Any) -> str:
     """A route, rule or neighbour as iproute2 would say it, without the verb."""
-    operation = Operation(CREATE, value.key(), None, dataclasses.replace(value, owner=None), "")
+    operation = Operation(CREATE, value.key(), None, _spoken(value), "")
     words = KINDS[value.key().kind].commands(operation)[0].split()
     kept = [word for word in words[1:] if word not in ("add", "replace", "-6")]
     return " ".join(kept[2:] if kept[0] == "-n" else kept)
+
+
+def _spoken(value: t.Any) -> t.Any:
+    """The value without what goes without saying in a sentence about it."""
+    quiet = {"owner": None, **({"scope": None} if isinstance(value, route.Value) else {})}
+    return dataclasses.replace(value, **quiet)
 
 
 def _link_line(end: t.Any, kind: str, peer: t.Any, notes: t.Mapping[Place, t.List[str]]) -> str:

@@ -13,10 +13,9 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from . import _gather, _report
-from ._engine.converge import Outcome, Request, converge, inspect
+from . import _report
+from ._engine.converge import Outcome, Request, converge
 from ._engine.model import Desired
-from ._engine.plan import simulate
 from ._errors import CnfError, ConvergeError, SpecError
 from ._kernel import requirements
 from ._kernel.host import Host
@@ -55,7 +54,7 @@ def topology_spec() -> t.Dict[str, t.Any]:
     return {"name": {"type": "str", "required": True}, **sections, **RUN_SPEC}
 
 
-def run_resource(section: str) -> t.NoReturn:
+def run_resource(section: str) -> None:
     """Run the module of one section."""
     spec = resource_spec(section)
     exclusive = [("entries", name) for name in getattr(SECTIONS[section], "REQUIRED", ())]
@@ -66,7 +65,7 @@ def run_resource(section: str) -> t.NoReturn:
     _run(module, TASKS, lambda store: _task_request(section, module.params, module.check_mode, store))
 
 
-def run_topology() -> t.NoReturn:
+def run_topology() -> None:
     """Run the topology module."""
     module = AnsibleModule(argument_spec=topology_spec(), supports_check_mode=True)
     _run(module, module.params["name"], lambda store: topology_request(module.params, module.check_mode))
@@ -84,7 +83,11 @@ def topology_request(params: Parameters, check: bool) -> Request:
     document = {name: params[name] for name in SECTIONS if params.get(name)}
     if params["state"] == "absent":
         return Request(**common, adopt=params["adopt"])
-    desired = [item for name, items in document.items() for item in parse_section(name, items, owner, params["adopt"])]
+    desired = [
+        item
+        for name, items in document.items()
+        for item in parse_section(name, items, owner, params["adopt"])
+    ]
     return Request(
         **common,
         desired=tuple(gather(desired)),
@@ -118,7 +121,12 @@ def validate(validator: ArgumentSpecValidator, item: t.Any, path: str) -> t.Dict
 
 
 def _task_request(section: str, params: Parameters, check: bool, store: Store) -> Request:
-    common = {"topology": TASKS, "check": check, "lock_timeout": params["lock_timeout"], "adopt": params["adopt"]}
+    common = {
+        "topology": TASKS,
+        "check": check,
+        "lock_timeout": params["lock_timeout"],
+        "adopt": params["adopt"],
+    }
     items = _task_items(section, params)
     if params["state"] == "absent":
         claims = store.claims(store.latest())
@@ -145,7 +153,7 @@ def _task_items(section: str, params: Parameters) -> t.List[t.Tuple[str, t.Dict[
 # --- running ------------------------------------------------------------------------------------------------------------
 
 
-def _run(module: AnsibleModule, topology: str, build: t.Callable[[Store], Request]) -> t.NoReturn:
+def _run(module: AnsibleModule, topology: str, build: t.Callable[[Store], Request]) -> None:
     check_requirements(module)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, _interrupt)
@@ -194,93 +202,3 @@ def _interrupt(number: int, _frame: t.Any) -> None:
     for other in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(other, signal.SIG_IGN)  # let undo finish
     raise Interrupted(f"interrupted by {signal.Signals(number).name}")
-
-
-# --- reading back -------------------------------------------------------------------------------------------------------
-
-
-def run_topology_info() -> t.NoReturn:
-    """Run the topology_info module."""
-    spec = {
-        "name": {"type": "str"},
-        "state_dir": RUN_SPEC["state_dir"],
-        "lock_timeout": RUN_SPEC["lock_timeout"],
-    }
-    module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
-    check_requirements(module)
-    params = module.params
-    try:
-        index = Store(params["name"] or TASKS, revive, params["state_dir"])
-        names = [params["name"]] if params["name"] else [name for name in index.topologies() if name != TASKS]
-        result: t.Dict[str, t.Any] = {"topologies": [_topology_state(name, params) for name in names]}
-        if not params["name"]:
-            with Host() as host:
-                values = _gather.host_values(host)
-            result["host"] = _gather.document_of(values)
-            result["text"] = _gather.text_of(values, "host")
-        else:
-            result["text"] = result["topologies"][0]["text"]
-    except CnfError as problem:
-        module.fail_json(msg=str(problem))
-    module.exit_json(changed=False, **result)
-
-
-def _topology_state(name: str, params: Parameters) -> t.Dict[str, t.Any]:
-    """What a topology was declared to be, what it is, and the plan that would bring the two together."""
-    store = Store(_fields.topology_name(name, "name"), revive, params["state_dir"])
-    latest = store.latest()
-    if latest is None:
-        raise SpecError("name", f"there is no topology {name!r} on this host; it has {', '.join(store.topologies()) or 'none'}")
-    request = topology_request(
-        {**dict.fromkeys(SECTIONS), **(latest.document or {}), "name": name, "state": "present", "adopt": False, **_lock(params)},
-        check=True,
-    )
-    with Host() as host:
-        observed, plan = inspect(KINDS, host, store, request)
-    declared = {item.key: observed.values[item.key] for item in request.desired if item.key in observed.values}
-    outcome = Outcome(plan, declared, simulate(observed.values, plan))
-    report = _report.result(outcome, f"topology {name}")
-    title = f"topology {name}, generation {latest.number}, {f'drifted: {len(plan.operations)} operations' if plan else 'in sync'}"
-    return {
-        "name": name,
-        "generation": latest.number,
-        "digest": latest.digest,
-        "confirmed": latest.confirmed,
-        "document": latest.document,
-        "state": _gather.document_of(declared),
-        "drift": {key: report[key] for key in ("actions", "commands", "diff")},
-        "in_sync": not plan,
-        "text": _gather.text_of(declared, title),
-    }
-
-
-def _lock(params: Parameters) -> t.Dict[str, t.Any]:
-    return {"lock_timeout": params["lock_timeout"]}
-
-
-def run_netns_info() -> t.NoReturn:
-    """Run the netns_info module."""
-    module = AnsibleModule(argument_spec={"name": {"type": "str"}}, supports_check_mode=True)
-    check_requirements(module)
-    wanted = module.params["name"]
-    try:
-        with Host() as host:
-            names = [name for name in sorted(host.namespaces()) if wanted in (None, name)]
-            found = [_namespace_state(host, name) for name in names]
-    except CnfError as problem:
-        module.fail_json(msg=str(problem))
-    module.exit_json(changed=False, namespaces=found)
-
-
-def _namespace_state(host: Host, name: str) -> t.Dict[str, t.Any]:
-    values = _gather.namespace_values(host, name)
-    space = next(value for value in values.values() if isinstance(value, KINDS["netns"].Value))
-    document = _gather.document_of(values)
-    document.pop("netns")
-    return {
-        "name": name,
-        "lo_up": space.lo_up,
-        "topology": space.owner,
-        "links": _gather.link_states(host, name),
-        "state": document,
-    }

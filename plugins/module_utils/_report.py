@@ -6,19 +6,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing as t
 
 from ._engine.converge import Outcome
-from ._engine.model import Key, Operation, describe
+from ._engine.model import BOOKKEEPING, Key, Operation, describe, project
 from ._resources import KINDS
-
-INTERNAL = ("owner", "id", "strangers", "made_by", "exceptions")  # bookkeeping, not state that a user declared
 
 
 def shown(value: t.Any) -> t.Dict[str, t.Any]:
     """The declared fields of a value, without bookkeeping; the host's own namespace goes without saying."""
-    fields = {name: part for name, part in describe(value).items() if name not in INTERNAL}
+    fields = {name: part for name, part in describe(value).items() if name not in BOOKKEEPING}
     if not fields.get("netns"):
         fields.pop("netns", None)
     return fields
@@ -33,9 +30,10 @@ def states(values: t.Mapping[Key, t.Any]) -> t.Dict[str, t.List[t.Dict[str, t.An
 
 
 def line_of(value: t.Any) -> str:
-    """One resource on one line: its identity, then its fields."""
-    key = value.key()
-    return f"{key}: {' '.join(_words(shown(value)))}"
+    """One resource on one line: its identity, then what else is declared of it."""
+    fields = {name: part for name, part in shown(value).items() if name not in (*value.IDENTITY, "netns")}
+    words = _words(fields)
+    return f"{value.key()}: {' '.join(words)}" if words else str(value.key())
 
 
 def _words(fields: t.Mapping[str, t.Any], prefix: str = "") -> t.List[str]:
@@ -43,9 +41,8 @@ def _words(fields: t.Mapping[str, t.Any], prefix: str = "") -> t.List[str]:
     for name, part in fields.items():
         if isinstance(part, dict):
             words += _words(part, f"{name}." if name == "peer" else "")
-        elif part != "" and not (prefix == "" and name in ("name", "netns")):
-            text = str(part).lower() if isinstance(part, bool) else part
-            words.append(f"{prefix}{name}={text}")
+        elif part != "":
+            words.append(f"{prefix}{name}={str(part).lower() if isinstance(part, bool) else part}")
     return words
 
 
@@ -56,7 +53,11 @@ def diff_of(outcome: Outcome, title: str) -> t.Dict[str, str]:
     last = {op.key: op.after for op in outcome.plan.operations}
 
     def text(values: t.Mapping[Key, t.Any]) -> str:
-        return "".join(line_of(_declared(outcome, key, values[key])) + "\n" for key in touched if values.get(key) is not None)
+        return "".join(
+            line_of(_declared(outcome, key, values[key])) + "\n"
+            for key in touched
+            if values.get(key) is not None
+        )
 
     return {"before_header": title, "after_header": title, "before": text(first), "after": text(last)}
 
@@ -66,11 +67,7 @@ def _declared(outcome: Outcome, key: Key, value: t.Any) -> t.Any:
     example = outcome.after.get(key) or outcome.before.get(key)
     if example is None or type(example) is not type(value):
         return value
-    kept = {
-        field.name: getattr(value, field.name) if getattr(example, field.name) is not None else None
-        for field in dataclasses.fields(value)
-    }
-    return type(value)(**kept)
+    return project(value, example)
 
 
 def actions(operations: t.Iterable[Operation]) -> t.List[str]:

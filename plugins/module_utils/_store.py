@@ -128,27 +128,30 @@ class Store:
             entries = os.listdir(self._generations)
         except OSError:
             return []
-        return sorted(int(entry[:-5]) for entry in entries if entry.endswith(".json") and entry[:-5].isdigit())
+        return sorted(
+            int(entry[:-5]) for entry in entries if entry.endswith(".json") and entry[:-5].isdigit()
+        )
 
     def generation(self, number: int) -> Generation:
         path = self._path_of(number)
         data = _read(path)
-        try:
+        with _understanding(path):
             return Generation(
-                data["number"], data["digest"], data["document"], self._claims(data["claims"]), data["confirmed"]
+                data["number"],
+                data["digest"],
+                data["document"],
+                self._claims(data["claims"]),
+                data["confirmed"],
             )
-        except (KeyError, TypeError, ValueError) as problem:
-            raise StoreError(
-                f"{path}: not a generation of this version ({problem!r}); move it away, the kernel's marks still tell what is ours"
-            ) from problem
 
     def unfinished(self) -> t.Dict[Key, Claim]:
         """The claims of a run that was killed: what it was about to make or change."""
         if not os.path.exists(self._journal):
             return {}
         data = _read(self._journal)
-        fresh = data.get("boot_id") == boot_id()
-        claims = self._claims(data["claims"])
+        with _understanding(self._journal):
+            fresh = data["boot_id"] == boot_id()
+            claims = self._claims(data["claims"])
         return {
             key: dataclasses.replace(claim, unfinished=claim.unfinished and fresh)
             for key, claim in claims.items()
@@ -182,11 +185,20 @@ class Store:
 
     def begin(self, claims: t.Mapping[Key, Claim], operations: t.Sequence[str]) -> None:
         """Write down what is about to be made and what borrowed values were, before the first change."""
-        data = {"format": FORMAT, "boot_id": boot_id(), "claims": _rows(claims), "operations": list(operations)}
+        data = {
+            "format": FORMAT,
+            "boot_id": boot_id(),
+            "claims": _rows(claims),
+            "operations": list(operations),
+        }
         self._write(self._journal, data)
 
     def commit(
-        self, document: t.Optional[t.Dict[str, t.Any]], digest: str, claims: t.Mapping[Key, Claim], number: int
+        self,
+        document: t.Optional[t.Dict[str, t.Any]],
+        digest: str,
+        claims: t.Mapping[Key, Claim],
+        number: int,
     ) -> None:
         """Confirm a revision and forget the journal."""
         rows = _rows({key: dataclasses.replace(claim, unfinished=False) for key, claim in claims.items()})
@@ -252,7 +264,7 @@ class Store:
         with _reporting(path):
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(data, file, separators=(",", ":"))
+                file.write(json.dumps(data, separators=(",", ":")))
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -289,8 +301,20 @@ def _read(path: str) -> t.Any:
 
 
 @contextlib.contextmanager
+def _understanding(path: str) -> t.Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as problem:
+        raise StoreError(
+            f"{path}: not written by this version ({problem!r}); move it away, the kernel's marks still tell what is ours"
+        ) from problem
+
+
+@contextlib.contextmanager
 def _reporting(path: str) -> t.Iterator[None]:
     try:
         yield
     except OSError as problem:
-        raise StoreError(f"{path}: {problem.strerror}; state_dir must be a directory that root can write") from problem
+        raise StoreError(
+            f"{path}: {problem.strerror}; state_dir must be a directory that root can write"
+        ) from problem

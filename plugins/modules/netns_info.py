@@ -96,7 +96,7 @@ namespaces:
       returned: always
 """
 
-from ..module_utils._module import run_netns_info
+from ..module_utils._info import run_netns_info
 
 
 def main() -> None:

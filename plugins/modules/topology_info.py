@@ -119,7 +119,7 @@ text:
   type: str
 """
 
-from ..module_utils._module import run_topology_info
+from ..module_utils._info import run_topology_info
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ def host() -> t.Iterator[Sandbox]:
     time.sleep(SETTLE_SECONDS)
 
 
-# --- documents and the same as commands ---------------------------------------------------------------------------------
+# --- documents and the same as commands ------------------------------------------------------------
 
 
 def subnet(number: int) -> str:
@@ -49,7 +49,7 @@ def subnet(number: int) -> str:
 
 
 def pairs(count: int, spaces: int, section: str = "link", routes: bool = False) -> Document:
-    """Pairs whose peers are spread over ``spaces`` namespaces, an IPv4 address on each end, and the default routes there."""
+    """Pairs with an IPv4 address on each end, their peers spread over namespaces, and default routes."""
     kind = {"kind": "veth"} if section == "link" else {"fallback": "veth"}
     links = [
         {
@@ -111,7 +111,7 @@ def reading_batches(spaces: int) -> Batches:
     return {"": lines, **{f"n{number}": lines for number in range(spaces)}}
 
 
-# --- timing -------------------------------------------------------------------------------------------------------------
+# --- timing ---------------------------------------------------------------------------------------
 
 
 def converge(box: Sandbox, document: Document, **options: t.Any) -> float:

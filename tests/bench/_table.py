@@ -53,7 +53,7 @@ def at_least_times(ratio: float) -> Wanted:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line: a figure, the floor or alternative measured in the same run, and what is wanted. The ratio is of medians."""
+    """One line: a figure, what was measured beside it, and what is wanted. The ratio is of medians."""
 
     what: str
     figure: Samples

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whole plays, as a user waits for them: one topology task against one trivial task, and against a task for each resource."""
+"""Whole plays: one topology task against one trivial task, and a task for each resource against it."""
 
 from __future__ import annotations
 

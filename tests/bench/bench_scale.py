@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Many veth pairs in one call: against iproute2, and whether the cost of one grows with their number.
 
-The near ends are in the namespace of the call, the far ends in ten others, an IPv4 address on each end. iproute2 makes the
-same, altnames included, in eleven processes. Every call is a fresh process.
+The near ends are in the namespace of the call, the far ends in ten others, an IPv4 address on each end.
+iproute2 makes the same, altnames included, in eleven processes. Every call is a fresh process.
 """
 
 from __future__ import annotations

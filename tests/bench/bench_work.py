@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One call: the work of 40 resources, of five in a crowd of foreign links, and what the imports cost.
 
-Work is parsing, observing, planning, applying and verifying, without the start of a process and its imports. Beside it,
-iproute2 does the same; its figure includes its processes, one for each namespace.
+Work is parsing, observing, planning, applying and verifying, without the start of a process and its
+imports. Beside it, iproute2 does the same; its figure includes its processes, one for each namespace.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def forty(directory: Path, quick: bool) -> t.List[Row]:
 
 
 def crowd(directory: Path, quick: bool) -> t.List[Row]:
-    """Five resources in a namespace of a thousand foreign links, unchanged; beside it the same without the crowd."""
+    """Five resources among a thousand foreign links, unchanged; beside it the same without them."""
     document = _hosts.pairs(1, 1, routes=True)
     full, empty = Samples(), Samples()
     with _hosts.host() as crowded, _hosts.host() as alone:
@@ -59,7 +59,7 @@ def crowd(directory: Path, quick: bool) -> t.List[Row]:
 
 
 def imports(directory: Path, quick: bool) -> t.List[Row]:
-    """Whole processes that import and end. Ansible ships module_utils as a zip file, so without compiled files."""
+    """Processes that only import. Ansible ships module_utils as a zip file, so without compiled files."""
     payload = directory / "payload.zip"
     pack(payload)
     paths = {"pyc": str(_hosts.COLLECTIONS), "zip": str(payload)}

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
-from sandbox import Sandbox  # noqa: E402
+from sandbox import Sandbox
 
 
 def pytest_collection_modifyitems(items: t.List[pytest.Item]) -> None:

@@ -62,7 +62,10 @@ CHANGED = {
             "peer": {"name": "uplink", "netns": "ns1", "addresses": ["10.0.1.2/24"]},
         }
     ],
-    "link": [{"name": "br0", "kind": "bridge", "stp": False}, {"name": "v0", "kind": "veth", "peer": {"name": "v1", "mtu": 1300}}],
+    "link": [
+        {"name": "br0", "kind": "bridge", "stp": False},
+        {"name": "v0", "kind": "veth", "peer": {"name": "v1", "mtu": 1300}},
+    ],
     "route": [{"netns": "ns1", "destination": "default", "via": "10.0.1.7", "onlink": True, "dev": "uplink"}],
     "sysctl_forwarding": [{"ipv6": True}],
 }
@@ -76,7 +79,11 @@ def operations(box: Sandbox, document: t.Mapping[str, t.Any], **options: t.Any) 
 
 
 def assert_same(found: t.Dict[str, t.Any], expected: t.Dict[str, t.Any]) -> None:
-    different = {name: (found.get(name), expected.get(name)) for name in {*found, *expected} if found.get(name) != expected.get(name)}
+    different = {
+        name: (found.get(name), expected.get(name))
+        for name in {*found, *expected}
+        if found.get(name) != expected.get(name)
+    }
     assert not different, json.dumps(different, indent=1)
 
 
@@ -84,7 +91,7 @@ def test_a_fault_at_each_operation_of_a_creation_leaves_the_host_as_it_was(box: 
     box.sh(FOREIGN)
     before = box.state()
     count = operations(box, PAIRS)
-    assert count == 28
+    assert count == 29
     for number in range(count):
         for where in ("fail_at", "fail_after"):
             answer = box.topology(PAIRS, **{where: number})

@@ -27,7 +27,13 @@ PAIR = {
     "name": "nk0",
     "mtu": 1400,
     "addresses": ["10.0.0.1/24", "fd00::1/64"],
-    "peer": {"name": "eth0", "netns": "ns1", "mtu": 1300, "up": False, "addresses": ["10.0.0.2/24", "fd00::2/64"]},
+    "peer": {
+        "name": "eth0",
+        "netns": "ns1",
+        "mtu": 1300,
+        "up": False,
+        "addresses": ["10.0.0.2/24", "fd00::2/64"],
+    },
 }
 
 
@@ -83,8 +89,12 @@ CASES: t.Dict[str, Case] = {
         },
         ["create link v0 in netns site (missing)"],
         {
-            "site:link show v0": [{"address": "02:00:00:00:00:0a", "link": "v1", "mtu": 1500, "operstate": "DOWN"}],
-            "site:link show v1": [{"address": "02:00:00:00:00:0b", "link": "v0", "mtu": 9000, "altnames": ...}],
+            "site:link show v0": [
+                {"address": "02:00:00:00:00:0a", "link": "v1", "mtu": 1500, "operstate": "DOWN"}
+            ],
+            "site:link show v1": [
+                {"address": "02:00:00:00:00:0b", "link": "v0", "mtu": 9000, "altnames": ...}
+            ],
         },
     ),
     "link veth between two namespaces": Case(
@@ -93,12 +103,23 @@ CASES: t.Dict[str, Case] = {
             "link": [{"name": "v0", "netns": "site", "kind": "veth", "peer": {"name": "v0", "netns": "ns1"}}],
         },
         ["create netns ns1 (missing)", "create link v0 in netns site (missing)"],
-        {"site:link show v0": [{"operstate": "UP"}], "ns1:link show v0": [{"operstate": "UP"}], "link": [{}] * 3},
+        {
+            "site:link show v0": [{"operstate": "UP"}],
+            "ns1:link show v0": [{"operstate": "UP"}],
+            "link": [{}] * 3,
+        },
     ),
     "link bridge with ports": Case(
         {
             "link": [
-                {"name": "br0", "kind": "bridge", "stp": True, "ageing_time": 100, "forward_delay": 4, "ports": ["v0"]},
+                {
+                    "name": "br0",
+                    "kind": "bridge",
+                    "stp": True,
+                    "ageing_time": 100,
+                    "forward_delay": 4,
+                    "ports": ["v0"],
+                },
                 {"name": "v0", "kind": "veth", "peer": {"name": "v1", "master": "br1"}},
                 {"name": "br1", "kind": "bridge", "mac": "02:00:00:00:00:0c", "addresses": ["10.9.0.1/24"]},
             ]
@@ -120,7 +141,9 @@ CASES: t.Dict[str, Case] = {
                     }
                 }
             ],
-            "-d link show br1": [{"address": "02:00:00:00:00:0c", "linkinfo": {"info_data": {"stp_state": 0}}}],
+            "-d link show br1": [
+                {"address": "02:00:00:00:00:0c", "linkinfo": {"info_data": {"stp_state": 0}}}
+            ],
             "link show v0": [{"master": "br0"}],
             "link show v1": [{"master": "br1"}],
         },
@@ -163,11 +186,26 @@ CASES: t.Dict[str, Case] = {
         },
     ),
     "link vxlan over IPv6 in a namespace": Case(
-        {"link": [{"name": "vx6", "netns": "site", "kind": "vxlan", "vni": 0, "remote": "2001:DB8::0:9", "port": 8472}]},
+        {
+            "link": [
+                {
+                    "name": "vx6",
+                    "netns": "site",
+                    "kind": "vxlan",
+                    "vni": 0,
+                    "remote": "2001:DB8::0:9",
+                    "port": 8472,
+                }
+            ]
+        },
         ["create link vx6 in netns site (missing)"],
         {
             "site:-d link show vx6": [
-                {"linkinfo": {"info_data": {"id": 0, "port": 8472, "remote6": "2001:db8::9", "learning": True}}}
+                {
+                    "linkinfo": {
+                        "info_data": {"id": 0, "port": 8472, "remote6": "2001:db8::9", "learning": True}
+                    }
+                }
             ]
         },
     ),
@@ -175,15 +213,28 @@ CASES: t.Dict[str, Case] = {
         {
             "link": [
                 {"name": "mv0", "kind": "macvlan", "parent": "nic0", "mac": "02:00:00:00:00:0d"},
-                {"name": "mv1", "netns": "site", "kind": "macvlan", "parent": "in0", "macvlan_mode": "private", "up": False},
+                {
+                    "name": "mv1",
+                    "netns": "site",
+                    "kind": "macvlan",
+                    "parent": "in0",
+                    "macvlan_mode": "private",
+                    "up": False,
+                },
             ]
         },
         ["create link mv0 (missing)", "create link mv1 in netns site (missing)"],
         {
             "-d link show mv0": [
-                {"link": "nic0", "address": "02:00:00:00:00:0d", "linkinfo": {"info_data": {"mode": "bridge"}}}
+                {
+                    "link": "nic0",
+                    "address": "02:00:00:00:00:0d",
+                    "linkinfo": {"info_data": {"mode": "bridge"}},
+                }
             ],
-            "site:-d link show mv1": [{"link": "in0", "operstate": "DOWN", "linkinfo": {"info_data": {"mode": "private"}}}],
+            "site:-d link show mv1": [
+                {"link": "in0", "operstate": "DOWN", "linkinfo": {"info_data": {"mode": "private"}}}
+            ],
         },
     ),
     "link tun and tap": Case(
@@ -200,22 +251,56 @@ CASES: t.Dict[str, Case] = {
             "create address tun0 fd08::1 (missing)",
         ],
         {
-            "-d link show tun0": [{"mtu": 1380, "linkinfo": {"info_data": {"type": "tun", "persist": True, "pi": False}}}],
+            "-d link show tun0": [
+                {"mtu": 1380, "linkinfo": {"info_data": {"type": "tun", "persist": True, "pi": False}}}
+            ],
             "site:-d link show tap0": [
-                {"address": "02:00:00:00:00:0e", "linkinfo": {"info_data": {"type": "tap", "persist": True, "pi": False}}}
+                {
+                    "address": "02:00:00:00:00:0e",
+                    "linkinfo": {"info_data": {"type": "tap", "persist": True, "pi": False}},
+                }
             ],
             "site:link show up dev tap0": [],
         },
     ),
     "existing where it is": Case(
-        {"link": [{"name": "nic0", "kind": "existing", "mtu": 1400, "mac": "02:00:00:00:00:bb", "addresses": ["10.7.0.1/24"]}]},
-        ["change existing_link nic0 (mtu 1500 -> 1400, mac 02:00:00:00:00:a0 -> 02:00:00:00:00:bb)", "create address nic0 10.7.0.1/24 (missing)"],
+        {
+            "link": [
+                {
+                    "name": "nic0",
+                    "kind": "existing",
+                    "mtu": 1400,
+                    "mac": "02:00:00:00:00:bb",
+                    "addresses": ["10.7.0.1/24"],
+                }
+            ]
+        },
+        [
+            "change existing_link nic0 (mtu 1500 -> 1400, mac 02:00:00:00:00:a0 -> 02:00:00:00:00:bb)",
+            "create address nic0 10.7.0.1/24 (missing)",
+        ],
         {"link show nic0": [{"mtu": 1400, "address": "02:00:00:00:00:bb", "altnames": ...}]},
     ),
     "existing into a namespace": Case(
-        {"link": [{"name": "nic0", "netns": "site", "kind": "existing", "up": True, "addresses": ["10.7.0.1/24"]}]},
-        ["change existing_link nic0 in netns site (netns none -> site)", "create address nic0 10.7.0.1/24 in netns site (missing)"],
-        {"link": [{"ifname": "lo"}, {"ifname": "far0"}], "site:-4 address show nic0 up": addresses({"local": "10.7.0.1"})},
+        {
+            "link": [
+                {
+                    "name": "nic0",
+                    "netns": "site",
+                    "kind": "existing",
+                    "up": True,
+                    "addresses": ["10.7.0.1/24"],
+                }
+            ]
+        },
+        [
+            "change existing_link nic0 in netns site (netns none -> site)",
+            "create address nic0 10.7.0.1/24 in netns site (missing)",
+        ],
+        {
+            "link": [{"ifname": "lo"}, {"ifname": "far0"}],
+            "site:-4 address show nic0 up": addresses({"local": "10.7.0.1"}),
+        },
     ),
     "address": Case(
         {
@@ -244,7 +329,9 @@ CASES: t.Dict[str, Case] = {
                 {"local": "10.1.0.2", "prefixlen": 24, "secondary": True},
             ),
             "address show lo to 10.3.0.1": addresses({"local": "10.3.0.1", "scope": "host", "prefixlen": 32}),
-            "-6 address show nic0 to fd01::/64": addresses({"local": "fd01::1", "noprefixroute": True, "nodad": True}),
+            "-6 address show nic0 to fd01::/64": addresses(
+                {"local": "fd01::1", "noprefixroute": True, "nodad": True}
+            ),
             "-6 route show fd01::/64": [],
             "site:-6 address show in0 to fd02::/64": addresses({"local": "fd02::1", "prefixlen": 128}),
         },
@@ -254,8 +341,20 @@ CASES: t.Dict[str, Case] = {
             "route": [
                 {"destination": "default", "via": "192.0.2.254"},
                 {"destination": "10.20.0.0/16", "dev": "nic0"},
-                {"destination": "10.21.0.0/16", "dev": "nic0", "scope": "host", "source": "192.0.2.1", "metric": 7},
-                {"destination": "10.22.0.0/16", "via": "203.0.113.9", "dev": "nic0", "onlink": True, "table": "1000"},
+                {
+                    "destination": "10.21.0.0/16",
+                    "dev": "nic0",
+                    "scope": "host",
+                    "source": "192.0.2.1",
+                    "metric": 7,
+                },
+                {
+                    "destination": "10.22.0.0/16",
+                    "via": "203.0.113.9",
+                    "dev": "nic0",
+                    "onlink": True,
+                    "table": "1000",
+                },
                 {"destination": "10.23.0.0/16", "type": "blackhole"},
                 {"destination": "10.24.0.0/16", "type": "unreachable", "table": "250"},
                 {"destination": "10.25.0.0/16", "type": "prohibit", "netns": "site"},
@@ -274,13 +373,21 @@ CASES: t.Dict[str, Case] = {
         ],
         {
             "-4 -d route show proto 207": [
-                {"type": "unicast", "dst": "default", "gateway": "192.0.2.254", "dev": "nic0", "scope": "global"},
+                {
+                    "type": "unicast",
+                    "dst": "default",
+                    "gateway": "192.0.2.254",
+                    "dev": "nic0",
+                    "scope": "global",
+                },
                 {"type": "unicast", "dst": "10.20.0.0/16", "dev": "nic0", "scope": "link", "gateway": ...},
                 {"dst": "10.21.0.0/16", "scope": "host", "prefsrc": "192.0.2.1", "metric": 7},
                 {"type": "blackhole", "dst": "10.23.0.0/16", "dev": ...},
                 {"dst": "10.26.0.0/16", "via": {"family": "inet6", "host": "2001:db8::9"}, "dev": "nic0"},
             ],
-            "-4 route show table 1000": [{"dst": "10.22.0.0/16", "gateway": "203.0.113.9", "flags": ["onlink"]}],
+            "-4 route show table 1000": [
+                {"dst": "10.22.0.0/16", "gateway": "203.0.113.9", "flags": ["onlink"]}
+            ],
             "-4 route show table 250": [{"type": "unreachable", "dst": "10.24.0.0/16", "protocol": "207"}],
             "site:-4 route show proto 207": [{"type": "prohibit", "dst": "10.25.0.0/16"}],
         },
@@ -290,9 +397,22 @@ CASES: t.Dict[str, Case] = {
             "route": [
                 {"destination": "::/0", "via": "2001:db8::fe"},
                 {"destination": "fd20::/16", "dev": "nic0", "source": "2001:db8::1"},
-                {"destination": "fd21::/16", "via": "fd99::9", "dev": "nic0", "onlink": True, "metric": 7, "table": "1000"},
+                {
+                    "destination": "fd21::/16",
+                    "via": "fd99::9",
+                    "dev": "nic0",
+                    "onlink": True,
+                    "metric": 7,
+                    "table": "1000",
+                },
                 {"destination": "fd22::/16", "type": "unreachable"},
-                {"destination": "default", "family": "inet6", "type": "blackhole", "netns": "site", "metric": 4096},
+                {
+                    "destination": "default",
+                    "family": "inet6",
+                    "type": "blackhole",
+                    "netns": "site",
+                    "metric": 4096,
+                },
             ]
         },
         [
@@ -304,11 +424,19 @@ CASES: t.Dict[str, Case] = {
         ],
         {
             "-6 -d route show proto 207": [
-                {"type": "unicast", "dst": "fd20::/16", "dev": "nic0", "prefsrc": "2001:db8::1", "metric": 1024},
+                {
+                    "type": "unicast",
+                    "dst": "fd20::/16",
+                    "dev": "nic0",
+                    "prefsrc": "2001:db8::1",
+                    "metric": 1024,
+                },
                 {"type": "unreachable", "dst": "fd22::/16"},
                 {"type": "unicast", "dst": "default", "gateway": "2001:db8::fe", "dev": "nic0"},
             ],
-            "-6 route show table 1000": [{"dst": "fd21::/16", "gateway": "fd99::9", "metric": 7, "flags": ["onlink"]}],
+            "-6 route show table 1000": [
+                {"dst": "fd21::/16", "gateway": "fd99::9", "metric": 7, "flags": ["onlink"]}
+            ],
             "site:-6 route show proto 207": [{"type": "blackhole", "dst": "default", "metric": 4096}],
         },
     ),
@@ -316,8 +444,21 @@ CASES: t.Dict[str, Case] = {
         {
             "rule": [
                 {"priority": 100, "source": "10.1.0.0/16", "destination": "10.2.0.0/16", "table": "100"},
-                {"priority": 101, "iif": "nic0", "oif": "later0", "fwmark": "16/0xFF", "table": "main", "invert": True},
-                {"priority": 102, "protocol": "tcp", "source_port": "1000-2000", "destination_port": "443", "table": "5000"},
+                {
+                    "priority": 101,
+                    "iif": "nic0",
+                    "oif": "later0",
+                    "fwmark": "16/0xFF",
+                    "table": "main",
+                    "invert": True,
+                },
+                {
+                    "priority": 102,
+                    "protocol": "tcp",
+                    "source_port": "1000-2000",
+                    "destination_port": "443",
+                    "table": "5000",
+                },
                 {"priority": 103, "source": "fd01::/16", "action": "prohibit"},
                 {"priority": 104, "family": "inet6", "fwmark": "0x10", "table": "100", "netns": "site"},
                 {"priority": 105, "action": "blackhole", "source": "198.51.100.0/24"},
@@ -336,16 +477,38 @@ CASES: t.Dict[str, Case] = {
         {
             "-4 rule": [
                 {"priority": 0},
-                {"priority": 100, "src": "10.1.0.0", "srclen": 16, "dst": "10.2.0.0", "dstlen": 16, "table": "100"},
-                {"priority": 101, "not": None, "iif": "nic0", "oif": "later0", "fwmark": "0x10", "fwmask": "0xff"},
+                {
+                    "priority": 100,
+                    "src": "10.1.0.0",
+                    "srclen": 16,
+                    "dst": "10.2.0.0",
+                    "dstlen": 16,
+                    "table": "100",
+                },
+                {
+                    "priority": 101,
+                    "not": None,
+                    "iif": "nic0",
+                    "oif": "later0",
+                    "fwmark": "0x10",
+                    "fwmask": "0xff",
+                },
                 {"priority": 102, "ipproto": "tcp", "table": "5000", "protocol": "207"},
                 {"priority": 105, "src": "198.51.100.0", "action": "blackhole"},
                 {"priority": 105, "src": "198.51.101.0", "action": "unreachable"},
                 {"priority": 32766},
                 {"priority": 32767},
             ],
-            "-6 rule": [{"priority": 0}, {"priority": 103, "src": "fd01::", "srclen": 16, "action": "prohibit"}, {"priority": 32766}],
-            "site:-6 rule": [{"priority": 0}, {"priority": 104, "fwmark": "0x10", "table": "100"}, {"priority": 32766}],
+            "-6 rule": [
+                {"priority": 0},
+                {"priority": 103, "src": "fd01::", "srclen": 16, "action": "prohibit"},
+                {"priority": 32766},
+            ],
+            "site:-6 rule": [
+                {"priority": 0},
+                {"priority": 104, "fwmark": "0x10", "table": "100"},
+                {"priority": 32766},
+            ],
         },
     ),
     "neighbor": Case(
@@ -364,7 +527,9 @@ CASES: t.Dict[str, Case] = {
             "create neighbor in0 2001:db8::10 in netns site (missing)",
         ],
         {
-            "-4 neigh show nud permanent": [{"dst": "192.0.2.9", "lladdr": "02:00:00:00:00:99", "protocol": "207"}],
+            "-4 neigh show nud permanent": [
+                {"dst": "192.0.2.9", "lladdr": "02:00:00:00:00:99", "protocol": "207"}
+            ],
             "-6 neigh show nud permanent": [{"dst": "2001:db8::99", "lladdr": "02:00:00:00:00:9a"}],
             "-4 neigh show to 192.0.2.10 nud all": [{"dev": "nic0", "managed": None, "protocol": "207"}],
             "site:-6 neigh show to 2001:db8::10 nud all": [{"dev": "in0", "protocol": "207"}],
@@ -375,7 +540,14 @@ CASES: t.Dict[str, Case] = {
             "sysctl_forwarding": [
                 {"ipv4": True, "ipv6": True},
                 {"interface": "nic0", "rp_filter": "loose", "proxy_arp": True, "accept_ra": "always"},
-                {"interface": "in0", "netns": "site", "ipv6": True, "ipv4": True, "rp_filter": "strict", "accept_ra": "never"},
+                {
+                    "interface": "in0",
+                    "netns": "site",
+                    "ipv6": True,
+                    "ipv4": True,
+                    "rp_filter": "strict",
+                    "accept_ra": "never",
+                },
             ]
         },
         [
@@ -396,9 +568,14 @@ CASES: t.Dict[str, Case] = {
 
 def ip(box: Sandbox, words: str) -> t.Any:
     """`netns:words` or `words` as JSON, without the empty objects that iproute2 prints for what a filter left out."""
-    netns, _colon, rest = words.partition(":") if words.split(":")[0].isalnum() and ":" in words else ("", "", words)
+    netns, _colon, rest = (
+        words.partition(":") if words.split(":")[0].isalnum() and ":" in words else ("", "", words)
+    )
     rows = [row for row in box.ip(rest, netns) if row]
-    return [{**row, "addr_info": [part for part in row["addr_info"] if part]} if "addr_info" in row else row for row in rows]
+    return [
+        {**row, "addr_info": [part for part in row["addr_info"] if part]} if "addr_info" in row else row
+        for row in rows
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -414,7 +591,7 @@ def host(hosts: Recycled) -> t.Iterator[Sandbox]:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_made_as_foretold_once_and_gone_without_trace(host: Sandhost, case: Case) -> None:
+def test_made_as_foretold_once_and_gone_without_trace(host: Sandbox, case: Case) -> None:
     before = host.state()
     done = four_steps(host, case.document)
     assert done["actions"] == case.actions
@@ -422,16 +599,22 @@ def test_made_as_foretold_once_and_gone_without_trace(host: Sandhost, case: Case
         assert_holds(ip(host, words), expected, words)
     gone = removed(host)
     assert gone["changed"]
-    assert gone["after"].keys() <= {"existing_link", "sysctl", "address"}  # what was borrowed is there again, and what was on it
+    assert gone["after"].keys() <= {
+        "existing_link",
+        "sysctl",
+        "address",
+    }  # what was borrowed is there again, and what was on it
     assert_same(host.state(), before)
     assert host.sh("ls -A /var/lib/cnf-ebpf").split() == ["lock"]
 
 
-def test_forwarding_values_of_all_interfaces_and_of_one(host: Sandhost) -> None:
+def test_forwarding_values_of_all_interfaces_and_of_one(host: Sandbox) -> None:
     converged(host, CASES["sysctl_forwarding"].document)
     root, site = host.sysctls(), host.sysctls("site")
     for family in ("ipv4", "ipv6"):
-        assert {root[f"{family}/conf/{name}/forwarding"] for name in ("all", "default", "lo", "nic0", "far0")} == {"1"}
+        assert {
+            root[f"{family}/conf/{name}/forwarding"] for name in ("all", "default", "lo", "nic0", "far0")
+        } == {"1"}
         assert {name: site[f"{family}/conf/{name}/forwarding"] for name in ("all", "in0", "in1")} == {
             "all": "0",
             "in0": "1",
@@ -464,7 +647,9 @@ def test_persistent_values_are_in_one_file_below_sysctl_d(box: Sandbox) -> None:
     lines = box.sh("cat /etc/sysctl.d/60-cnf-ebpf-edge.conf").splitlines()
     assert lines[0].startswith("#")
     assert lines[1:] == ["net.ipv4.conf.all.forwarding = 1", "net.ipv4.conf.lo.rp_filter = 2"]
-    box.sh("ls -l --time-style=full-iso /etc/sysctl.conf 2>&1 | diff - /run/netns/.before; rm /run/netns/.before")
+    box.sh(
+        "ls -l --time-style=full-iso /etc/sysctl.conf 2>&1 | diff - /run/netns/.before; rm /run/netns/.before"
+    )
     removed(box)
     before["namespaces"] = []
     assert_same(box.state(), before)
@@ -472,7 +657,13 @@ def test_persistent_values_are_in_one_file_below_sysctl_d(box: Sandbox) -> None:
 
 BASE = {"link": [{"name": "nic0", "kind": "existing"}]}
 SPELLINGS: t.List[t.Tuple[str, t.List[t.Dict[str, t.Any]]]] = [
-    ("route", [{"destination": "default", "via": "192.0.2.254"}, {"destination": "0.0.0.0/0", "via": "192.0.2.254"}]),
+    (
+        "route",
+        [
+            {"destination": "default", "via": "192.0.2.254"},
+            {"destination": "0.0.0.0/0", "via": "192.0.2.254"},
+        ],
+    ),
     (
         "route",
         [
@@ -487,7 +678,13 @@ SPELLINGS: t.List[t.Tuple[str, t.List[t.Dict[str, t.Any]]]] = [
         [
             {"destination": "10.5.0.0/16", "dev": "nic0"},
             {"destination": "10.5.9.9/16", "dev": "nic0", "table": "main"},
-            {"destination": "10.5.0.0/255.255.0.0", "dev": "nic0", "table": "254", "metric": 0, "scope": "link"},
+            {
+                "destination": "10.5.0.0/255.255.0.0",
+                "dev": "nic0",
+                "table": "254",
+                "metric": 0,
+                "scope": "link",
+            },
         ],
     ),
     (
@@ -508,8 +705,20 @@ SPELLINGS: t.List[t.Tuple[str, t.List[t.Dict[str, t.Any]]]] = [
     (
         "rule",
         [
-            {"priority": 9, "source": "FD05:0::1/16", "fwmark": "16", "destination_port": "80-80", "table": "7"},
-            {"priority": 9, "source": "fd05::/16", "fwmark": "0x10/0xFFFFFFFF", "destination_port": 80, "table": "7"},
+            {
+                "priority": 9,
+                "source": "FD05:0::1/16",
+                "fwmark": "16",
+                "destination_port": "80-80",
+                "table": "7",
+            },
+            {
+                "priority": 9,
+                "source": "fd05::/16",
+                "fwmark": "0x10/0xFFFFFFFF",
+                "destination_port": 80,
+                "table": "7",
+            },
         ],
     ),
     (
@@ -532,7 +741,14 @@ SPELLINGS: t.List[t.Tuple[str, t.List[t.Dict[str, t.Any]]]] = [
         "link",
         [
             {"name": "vx", "kind": "vxlan", "vni": 5, "remote": "2001:DB8:0::9", "mac": "02-00-00-00-00-0F"},
-            {"name": "vx", "kind": "vxlan", "vni": "5", "remote": "2001:db8::9", "port": 4789, "mac": "02:00:00:00:00:0f"},
+            {
+                "name": "vx",
+                "kind": "vxlan",
+                "vni": "5",
+                "remote": "2001:db8::9",
+                "port": 4789,
+                "mac": "02:00:00:00:00:0f",
+            },
         ],
     ),
     (
@@ -543,9 +759,11 @@ SPELLINGS: t.List[t.Tuple[str, t.List[t.Dict[str, t.Any]]]] = [
 ]
 
 
-@pytest.mark.parametrize(("section", "items"), SPELLINGS, ids=[f"{row[0]} {row[1][0]}"[:50] for row in SPELLINGS])
+@pytest.mark.parametrize(
+    ("section", "items"), SPELLINGS, ids=[f"{row[0]} {row[1][0]}"[:50] for row in SPELLINGS]
+)
 def test_another_spelling_of_the_same_is_no_change(
-    host: Sandhost, section: str, items: t.List[t.Dict[str, t.Any]]
+    host: Sandbox, section: str, items: t.List[t.Dict[str, t.Any]]
 ) -> None:
     assert len(converged(host, {section: items[:1]})["actions"]) == 1
     before = host.state()
@@ -556,30 +774,87 @@ def test_another_spelling_of_the_same_is_no_change(
 
 
 DIFFERENT = [
-    ("route", {"destination": "10.5.0.0/16", "dev": "nic0"}, {"destination": "10.5.0.0/16", "via": "192.0.2.9"}, 1),
-    ("route", {"destination": "10.5.0.0/16", "dev": "nic0"}, {"destination": "10.5.0.0/16", "type": "blackhole"}, 1),
-    ("route", {"destination": "10.5.0.0/16", "dev": "nic0"}, {"destination": "10.5.0.0/16", "dev": "nic0", "metric": 5}, 2),
-    ("route", {"destination": "fd05::/16", "dev": "nic0"}, {"destination": "fd05::/16", "via": "2001:db8::9"}, 1),
-    ("route", {"destination": "fd05::/16", "type": "blackhole"}, {"destination": "fd05::/16", "dev": "nic0"}, 1),
+    (
+        "route",
+        {"destination": "10.5.0.0/16", "dev": "nic0"},
+        {"destination": "10.5.0.0/16", "via": "192.0.2.9"},
+        1,
+    ),
+    (
+        "route",
+        {"destination": "10.5.0.0/16", "dev": "nic0"},
+        {"destination": "10.5.0.0/16", "type": "blackhole"},
+        1,
+    ),
+    (
+        "route",
+        {"destination": "10.5.0.0/16", "dev": "nic0"},
+        {"destination": "10.5.0.0/16", "dev": "nic0", "metric": 5},
+        2,
+    ),
+    (
+        "route",
+        {"destination": "fd05::/16", "dev": "nic0"},
+        {"destination": "fd05::/16", "via": "2001:db8::9"},
+        1,
+    ),
+    (
+        "route",
+        {"destination": "fd05::/16", "type": "blackhole"},
+        {"destination": "fd05::/16", "dev": "nic0"},
+        1,
+    ),
     ("rule", {"priority": 9, "table": "7"}, {"priority": 9, "table": "8"}, 2),
     ("address", {"dev": "nic0", "address": "10.5.0.1/24"}, {"dev": "nic0", "address": "10.5.0.1/25"}, 2),
     ("address", {"dev": "nic0", "address": "fd05::1/64"}, {"dev": "nic0", "address": "fd05::1/65"}, 1),
-    ("neighbor", {"dev": "nic0", "address": "192.0.2.9", "managed": True}, {"dev": "nic0", "address": "192.0.2.9", "mac": "02:00:00:00:00:0f"}, 1),
-    ("neighbor", {"dev": "nic0", "address": "192.0.2.9", "mac": "02:00:00:00:00:0f"}, {"dev": "nic0", "address": "192.0.2.9", "managed": True}, 1),
-    ("link", {"name": "br0", "kind": "bridge", "stp": True}, {"name": "br0", "kind": "bridge", "stp": False}, 1),
-    ("link", {"name": "mv", "kind": "macvlan", "parent": "nic0"}, {"name": "mv", "kind": "macvlan", "parent": "nic0", "macvlan_mode": "vepa"}, 1),
-    ("link", {"name": "vx", "kind": "vxlan", "vni": 5, "remote": "192.0.2.9"}, {"name": "vx", "kind": "vxlan", "vni": 5, "remote": "192.0.2.8"}, 1),
+    (
+        "neighbor",
+        {"dev": "nic0", "address": "192.0.2.9", "managed": True},
+        {"dev": "nic0", "address": "192.0.2.9", "mac": "02:00:00:00:00:0f"},
+        1,
+    ),
+    (
+        "neighbor",
+        {"dev": "nic0", "address": "192.0.2.9", "mac": "02:00:00:00:00:0f"},
+        {"dev": "nic0", "address": "192.0.2.9", "managed": True},
+        1,
+    ),
+    (
+        "link",
+        {"name": "br0", "kind": "bridge", "stp": True},
+        {"name": "br0", "kind": "bridge", "stp": False},
+        1,
+    ),
+    (
+        "link",
+        {"name": "mv", "kind": "macvlan", "parent": "nic0"},
+        {"name": "mv", "kind": "macvlan", "parent": "nic0", "macvlan_mode": "vepa"},
+        1,
+    ),
+    (
+        "link",
+        {"name": "vx", "kind": "vxlan", "vni": 5, "remote": "192.0.2.9"},
+        {"name": "vx", "kind": "vxlan", "vni": 5, "remote": "192.0.2.8"},
+        1,
+    ),
     ("link", {"name": "t", "kind": "tun"}, {"name": "t", "kind": "tun", "mtu": 1300, "up": False}, 1),
-    ("sysctl_forwarding", {"interface": "nic0", "rp_filter": "loose"}, {"interface": "nic0", "rp_filter": "strict"}, 1),
+    (
+        "sysctl_forwarding",
+        {"interface": "nic0", "rp_filter": "loose"},
+        {"interface": "nic0", "rp_filter": "strict"},
+        1,
+    ),
     ("netns", {"name": "ns1"}, {"name": "ns1", "lo_up": False}, 1),
 ]
 
 
 @pytest.mark.parametrize(
-    ("section", "first", "second", "count"), DIFFERENT, ids=[f"{number} {row[0]}" for number, row in enumerate(DIFFERENT)]
+    ("section", "first", "second", "count"),
+    DIFFERENT,
+    ids=[f"{number} {row[0]}" for number, row in enumerate(DIFFERENT)],
 )
 def test_a_changed_item_is_changed_in_as_few_actions(
-    host: Sandhost, section: str, first: t.Dict[str, t.Any], second: t.Dict[str, t.Any], count: int
+    host: Sandbox, section: str, first: t.Dict[str, t.Any], second: t.Dict[str, t.Any], count: int
 ) -> None:
     before = host.state()
     for item in (first, second, first):

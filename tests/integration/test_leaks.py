@@ -31,9 +31,9 @@ SMALLER = {"netns": DOCUMENT["netns"], "netkit_link": DOCUMENT["netkit_link"][:1
 RUNS: t.Dict[str, t.List[t.Tuple[t.Dict[str, t.Any], t.Dict[str, t.Any]]]] = {
     "unchanged": [(DOCUMENT, {})],
     "check mode": [(SMALLER, {"check": True})],
-    "made and removed": [(DOCUMENT, {}), ({}, {"state": "absent"})],
+    "made and removed": [(SMALLER, {}), ({}, {"state": "absent"})],
     "refused": [({"netns": [{"name": "ns1"}], "route": [{"destination": "default", "via": "no"}]}, {})],
-    "failed and undone": [(SMALLER, {"fail_at": 2}), (DOCUMENT, {"fail_at": 0}), (DOCUMENT, {})],
+    "failed and undone": [(SMALLER, {"fail_at": 4})],
 }
 
 
@@ -50,7 +50,9 @@ def test_a_hundred_runs_leave_no_descriptor_and_no_thread(
     for number in range(100 // len(steps) + 1):
         for document, options in steps:
             answer = box.topology(document, **options)
-            assert ("error" in answer) == ("fail_at" in options or document.get("route", [{}])[0].get("via") == "no"), answer
+            assert ("error" in answer) == (
+                "fail_at" in options or document.get("route", [{}])[0].get("via") == "no"
+            ), answer
         found.append(counts(answer))
         if number > 2:
             assert found[-1] == found[2]

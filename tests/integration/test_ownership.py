@@ -19,6 +19,7 @@ ip address add 192.0.2.1/24 dev nic0
 ip address add 2001:db8::1/64 dev nic0 nodad
 """
 
+
 @pytest.fixture(scope="module")
 def hosts() -> t.Iterator[Recycled]:
     with Recycled(NIC) as recycled:
@@ -169,9 +170,21 @@ SAME = [
     ("ip address add fd01::1/64 dev nic0", "address", {"dev": "nic0", "address": "fd01::1/64"}),
     ("ip route add 10.1.0.0/24 via 192.0.2.9", "route", {"destination": "10.1.0.0/24", "via": "192.0.2.9"}),
     ("ip route add 10.1.0.0/24 dev nic0", "route", {"destination": "10.1.0.0/24", "dev": "nic0"}),
-    ("ip -6 route add default via 2001:db8::9 dev nic0", "route", {"destination": "::/0", "via": "2001:db8::9"}),
-    ("ip route add blackhole 10.1.0.0/24 table 7", "route", {"destination": "10.1.0.0/24", "type": "blackhole", "table": "7"}),
-    ("ip rule add priority 9 from 10.1.0.0/24 lookup 7", "rule", {"priority": 9, "source": "10.1.0.0/24", "table": "7"}),
+    (
+        "ip -6 route add default via 2001:db8::9 dev nic0",
+        "route",
+        {"destination": "::/0", "via": "2001:db8::9"},
+    ),
+    (
+        "ip route add blackhole 10.1.0.0/24 table 7",
+        "route",
+        {"destination": "10.1.0.0/24", "type": "blackhole", "table": "7"},
+    ),
+    (
+        "ip rule add priority 9 from 10.1.0.0/24 lookup 7",
+        "rule",
+        {"priority": 9, "source": "10.1.0.0/24", "table": "7"},
+    ),
     (
         "ip neigh add 192.0.2.9 dev nic0 lladdr 02:00:00:00:00:09 nud permanent",
         "neighbor",
@@ -182,7 +195,7 @@ SAME = [
 
 @pytest.mark.parametrize(("setup", "section", "item"), SAME, ids=[row[0] for row in SAME])
 def test_what_is_exactly_as_wanted_is_enough_and_stays_whose_it_is(
-    host: Sandhost, setup: str, section: str, item: t.Dict[str, t.Any]
+    host: Sandbox, setup: str, section: str, item: t.Dict[str, t.Any]
 ) -> None:
     undo = setup.replace(" add ", " del ").split(" nud ")[0]
     host.sh(setup)
@@ -197,7 +210,10 @@ def test_what_is_exactly_as_wanted_is_enough_and_stays_whose_it_is(
 
 OTHER = [
     ("ip route add 10.1.0.0/24 via 192.0.2.9 proto {}", {"destination": "10.1.0.0/24", "via": "192.0.2.8"}),
-    ("ip -6 route add fd01::/64 via 2001:db8::9 proto {}", {"destination": "fd01::/64", "via": "2001:db8::8"}),
+    (
+        "ip -6 route add fd01::/64 via 2001:db8::9 proto {}",
+        {"destination": "fd01::/64", "via": "2001:db8::8"},
+    ),
 ]
 
 
@@ -216,12 +232,14 @@ OTHER = [
 )
 @pytest.mark.parametrize(("setup", "item"), OTHER, ids=["IPv4", "IPv6"])
 def test_another_route_to_the_same_destination_is_named_with_its_maker(
-    host: Sandhost, protocol: str, whose: str, setup: str, item: t.Dict[str, t.Any]
+    host: Sandbox, protocol: str, whose: str, setup: str, item: t.Dict[str, t.Any]
 ) -> None:
     empty = host.state()
     host.sh(setup.format(protocol))
     line = refused(host, {"route": [item]})
-    assert re.match(rf"route\[0\]: route .* exists and was made by {whose}, not by cnf.ebpf; .*adopt: true$", line), line
+    assert re.match(
+        rf"route\[0\]: route .* exists and was made by {whose}, not by cnf.ebpf; .*adopt: true$", line
+    ), line
     done = converged(host, {"route": [item]}, adopt=True)
     assert len(done["actions"]) == 1
     settled(host, {"route": [item]})
@@ -233,7 +251,10 @@ def test_another_route_to_the_same_destination_is_named_with_its_maker(
 
 
 def test_another_neighbour_and_address_of_the_same_key(box: Sandbox) -> None:
-    box.sh(NIC + "ip neigh add 192.0.2.9 dev nic0 lladdr 02:00:00:00:00:09 nud permanent; ip address add fd01::1/64 dev nic0")
+    box.sh(
+        NIC
+        + "ip neigh add 192.0.2.9 dev nic0 lladdr 02:00:00:00:00:09 nud permanent; ip address add fd01::1/64 dev nic0"
+    )
     neighbor = {"neighbor": [{"dev": "nic0", "address": "192.0.2.9", "mac": "02:00:00:00:00:08"}]}
     address = {"address": [{"dev": "nic0", "address": "fd01::1/128"}]}
     assert "neighbor nic0 192.0.2.9 exists and was not made by cnf.ebpf" in refused(box, neighbor)
@@ -246,7 +267,9 @@ def test_another_neighbour_and_address_of_the_same_key(box: Sandbox) -> None:
 
 
 def test_names_that_contain_each_other_are_apart(box: Sandbox) -> None:
-    box.sh("ip netns add red-test; ip netns add re; ip link add nk10 type veth peer name nk100; ip link add nk type bridge")
+    box.sh(
+        "ip netns add red-test; ip netns add re; ip link add nk10 type veth peer name nk100; ip link add nk type bridge"
+    )
     before = box.state()
     document = {
         "netns": [{"name": "red"}, {"name": "red2"}],
@@ -255,7 +278,9 @@ def test_names_that_contain_each_other_are_apart(box: Sandbox) -> None:
     }
     converged(box, document)
     settled(box, document)
-    assert converged(box, {"netns": document["netns"][:1], "netkit_link": document["netkit_link"]})["actions"] == [
+    assert converged(box, {"netns": document["netns"][:1], "netkit_link": document["netkit_link"]})[
+        "actions"
+    ] == [
         "delete link v0 in netns red2 (no longer declared)",
         "delete netns red2 (no longer declared)",
     ]
@@ -287,8 +312,12 @@ def test_a_namespace_with_links_of_others_is_not_removed(box: Sandbox) -> None:
     box.sh("ip -n red link add theirs0 type veth peer name theirs1")
     for options in ({"state": "absent"}, {}):
         line = refused(box, {} if options else {"link": [VETH]}, **options)
-        assert "netns red: holds links that are not ours (theirs0, theirs1); " in line and "adopt: true" in line
-    assert "delete netns red (no longer declared)" in converged(box, {}, state="absent", adopt=True)["actions"]
+        assert (
+            "netns red: holds links that are not ours (theirs0, theirs1); " in line and "adopt: true" in line
+        )
+    assert (
+        "delete netns red (no longer declared)" in converged(box, {}, state="absent", adopt=True)["actions"]
+    )
     assert box.namespaces() == []
 
 
@@ -303,8 +332,15 @@ def test_pruning_removes_what_was_declared_and_nothing_else(box: Sandbox) -> Non
         {
             "netns": [*rest["netns"], {"name": "red"}],
             "link": [VETH, {"name": "br0", "kind": "bridge", "ports": ["far0"]}],
-            "address": [*rest["address"], {"dev": "nic0", "address": "10.1.0.1/24"}, {"dev": "nic0", "address": "fd01::1/64"}],
-            "route": [{"destination": "10.9.0.0/24", "via": "192.0.2.9"}, {"destination": "fd09::/64", "via": "2001:db8::9"}],
+            "address": [
+                *rest["address"],
+                {"dev": "nic0", "address": "10.1.0.1/24"},
+                {"dev": "nic0", "address": "fd01::1/64"},
+            ],
+            "route": [
+                {"destination": "10.9.0.0/24", "via": "192.0.2.9"},
+                {"destination": "fd09::/64", "via": "2001:db8::9"},
+            ],
             "rule": [{"priority": 9, "source": "10.9.0.0/24", "table": "9"}],
             "neighbor": [{"dev": "nic0", "address": "192.0.2.9", "mac": "02:00:00:00:00:09"}],
             "sysctl_forwarding": [{"ipv4": True, "persist": True}],
@@ -332,7 +368,10 @@ def test_pruning_removes_what_was_declared_and_nothing_else(box: Sandbox) -> Non
 
 def test_what_is_gone_already_is_no_work_to_remove(box: Sandbox) -> None:
     empty = box.state()
-    document = {"netns": [{"name": "red"}], "link": [{**VETH, "netns": "red", "peer": {"name": "v1"}, "addresses": ["10.0.0.1/24"]}]}
+    document = {
+        "netns": [{"name": "red"}],
+        "link": [{**VETH, "netns": "red", "peer": {"name": "v1"}, "addresses": ["10.0.0.1/24"]}],
+    }
     converged(box, document)
     box.sh("ip netns delete red; while ip link show v1 2>/dev/null; do :; done")  # the pair goes with it
     assert removed(box)["actions"] == []
@@ -369,7 +408,9 @@ def test_without_the_store_the_marks_tell_what_is_ours(box: Sandbox) -> None:
     # What lies on our links is known by its mark; what lies elsewhere is forgotten, and nothing of others is touched.
     document["link"][0] = {**link, "addresses": ["10.1.0.1/24", "fd01::1/64"]}
     assert converged(box, document)["actions"] == ["delete address v0 10.2.0.1/24 (no longer declared)"]
-    assert sorted(set(before["addresses "]) - {"v0 10.2.0.1/24 "}) == sorted(set(box.state()["addresses "]) - {"v0 10.3.0.1/24 "})
+    assert sorted(set(before["addresses "]) - {"v0 10.2.0.1/24 "}) == sorted(
+        set(box.state()["addresses "]) - {"v0 10.3.0.1/24 "}
+    )
     assert "v0 10.3.0.1/24 " in box.state()["addresses "]
     settled(box, document)
     removed(box)
@@ -378,7 +419,11 @@ def test_without_the_store_the_marks_tell_what_is_ours(box: Sandbox) -> None:
 
 
 def test_files_are_for_root_only(box: Sandbox) -> None:
-    converged(box, {"netns": [{"name": "red"}], "sysctl_forwarding": [{"ipv4": True}]}, state_dir="/var/lib/cnf-ebpf/er")
+    converged(
+        box,
+        {"netns": [{"name": "red"}], "sysctl_forwarding": [{"ipv4": True}]},
+        state_dir="/var/lib/cnf-ebpf/er",
+    )
     found = box.sh("cd /var/lib/cnf-ebpf; find er -printf '%y %m %p\n'").splitlines()
     assert sorted(found) == [
         "d 700 er",
@@ -408,7 +453,12 @@ def test_generations_count_confirmed_revisions_and_ten_are_kept(box: Sandbox) ->
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("", "damaged"), ('{"number": 1', "damaged"), ("[]", "not a generation"), ('{"number": 1}', "not a generation")],
+    [
+        ("", "damaged"),
+        ('{"number": 1', "damaged"),
+        ("[]", "not a generation"),
+        ('{"number": 1}', "not a generation"),
+    ],
 )
 def test_a_damaged_generation_is_named(box: Sandbox, text: str, words: str) -> None:
     document = {"netns": [{"name": "red"}]}
@@ -416,6 +466,22 @@ def test_a_damaged_generation_is_named(box: Sandbox, text: str, words: str) -> N
     box.sh(f"printf '%s' '{text}' > /var/lib/cnf-ebpf/edge/generations/000001.json")
     for options in ({}, {"check": True}, {"state": "absent"}):
         line = refused(box, {} if "state" in options else document, **options)
-        assert line.startswith("/var/lib/cnf-ebpf/edge/generations/000001.json: ") and words in line and "move it away" in line
+        assert (
+            line.startswith("/var/lib/cnf-ebpf/edge/generations/000001.json: ")
+            and words in line
+            and "move it away" in line
+        )
     box.sh("rm /var/lib/cnf-ebpf/edge/generations/000001.json")
+    settled(box, document)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"boot_id": 1, "claims": [{}]}'])
+def test_a_damaged_journal_is_named(box: Sandbox, text: str) -> None:
+    document = {"netns": [{"name": "red"}]}
+    converged(box, document)
+    box.sh(f"printf '%s' '{text}' > /var/lib/cnf-ebpf/edge/journal.json")
+    for options in ({}, {"check": True}, {"state": "absent"}):
+        line = refused(box, {} if "state" in options else document, **options)
+        assert line.startswith("/var/lib/cnf-ebpf/edge/journal.json: ") and "move it away" in line
+    box.sh("rm /var/lib/cnf-ebpf/edge/journal.json")
     settled(box, document)

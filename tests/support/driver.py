@@ -49,7 +49,10 @@ def run(step: t.Mapping[str, t.Any]) -> t.Dict[str, t.Any]:
     if document:
         raise SystemExit(f"unknown sections {sorted(document)}")
     params.update(
-        name=name, state=step.get("state", "present"), adopt=step.get("adopt", False), lock_timeout=step.get("lock_timeout", 5.0)
+        name=name,
+        state=step.get("state", "present"),
+        adopt=step.get("adopt", False),
+        lock_timeout=step.get("lock_timeout", 5.0),
     )
     started = time.perf_counter()
     try:
@@ -61,7 +64,10 @@ def run(step: t.Mapping[str, t.Any]) -> t.Dict[str, t.Any]:
         answer = {"error": str(problem), "type": type(problem).__name__}
         if isinstance(problem, ConvergeError):
             answer.update(
-                applied=problem.applied, undone=problem.undone, failed_action=problem.failed_action, left=problem.left
+                applied=problem.applied,
+                undone=problem.undone,
+                failed_action=problem.failed_action,
+                left=problem.left,
             )
         return answer
     work = time.perf_counter() - started

@@ -131,7 +131,9 @@ class Sandbox:
                 for row in self.ip("neigh show nud permanent", netns)
             )
             found[f"sysctls {netns}"] = self.sysctls(netns)
-        found["sysctl.d"] = self.sh("cd /etc/sysctl.d; for f in *; do [ -e $f ] && echo $f && cat $f; done; true")
+        found["sysctl.d"] = self.sh(
+            "cd /etc/sysctl.d; for f in *; do [ -e $f ] && echo $f && cat $f; done; true"
+        )
         return found
 
     def sysctls(self, netns: str = "") -> t.Dict[str, str]:

@@ -15,7 +15,9 @@ Answer = t.Dict[str, t.Any]
 def assert_same(found: t.Mapping[str, t.Any], expected: t.Mapping[str, t.Any]) -> None:
     """Two snapshots (Sandbox.state) are equal."""
     names = {*found, *expected}
-    different = {name: (found.get(name), expected.get(name)) for name in names if found.get(name) != expected.get(name)}
+    different = {
+        name: (found.get(name), expected.get(name)) for name in names if found.get(name) != expected.get(name)
+    }
     assert not different, json.dumps(different, indent=1)
 
 

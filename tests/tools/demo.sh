@@ -23,7 +23,7 @@ show() {
     "$@"
 }
 
-play() { ansible-playbook -i "$work/inventory" "$@"; }
+play() { show ansible-playbook -i "${work#"$root"/}/inventory" "$@"; }
 
 packages() {
     local missing
@@ -47,18 +47,18 @@ inventory() { # <file with the machine>
 
 walk() {
     say "What would change (check and diff; nothing is written)"
-    show play playbooks/site.yml --check --diff
+    play playbooks/site.yml --check --diff
     say "Apply"
-    show play playbooks/site.yml
+    play playbooks/site.yml
     say "ns1 reaches ns2 through the host, IPv4 and IPv6"
-    show play "$demo/ping.yml"
+    play "$demo/ping.yml"
     say "The second run changes nothing"
-    show play playbooks/site.yml
+    play playbooks/site.yml
     say "Break it by hand: delete a pair and an address"
-    show play "$demo/break.yml"
+    play "$demo/break.yml"
     say "One run heals it, and only that"
-    show play playbooks/site.yml --diff
-    show play "$demo/show.yml"
+    play playbooks/site.yml --diff
+    play "$demo/show.yml"
 }
 
 run() {

@@ -11,11 +11,18 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import json
 
 from ansible_collections.cnf.ebpf.plugins.module_utils._engine.converge import Request, converge
-from ansible_collections.cnf.ebpf.plugins.module_utils._engine.model import CHANGE, CREATE, DELETE, Key
+from ansible_collections.cnf.ebpf.plugins.module_utils._engine.model import (
+    CHANGE,
+    CREATE,
+    DELETE,
+    Key,
+    describe,
+)
 from ansible_collections.cnf.ebpf.plugins.module_utils._errors import KernelError
-from ansible_collections.cnf.ebpf.plugins.module_utils._resources import KINDS, SECTIONS, gather
+from ansible_collections.cnf.ebpf.plugins.module_utils._resources import KINDS, SECTIONS, gather, revive
 from ansible_collections.cnf.ebpf.plugins.module_utils._store import Generation, digest_of
 
 FORWARDING = ("net/ipv4/conf/{}/forwarding", "net/ipv6/conf/{}/forwarding")
@@ -49,8 +56,18 @@ def parsed(document, owner="t"):
 
 def request(document, owner="t", **options):
     return Request(
-        owner, tuple(parsed(document, owner)), prune=True, document=document, digest=digest_of(document), **options
+        owner,
+        tuple(parsed(document, owner)),
+        prune=True,
+        document=document,
+        digest=digest_of(document),
+        **options,
     )
+
+
+def reread(value):
+    """A value as it comes back from a file."""
+    return value and revive(value.key().kind, json.loads(json.dumps(describe(value))))
 
 
 class MemoryStore:
@@ -81,7 +98,10 @@ class MemoryStore:
         self.journal = (claims, operations)
 
     def commit(self, document, digest, claims, number):
-        kept = {key: dataclasses.replace(claim, unfinished=False) for key, claim in claims.items()}
+        kept = {
+            key: dataclasses.replace(claim, unfinished=False, saved=reread(claim.saved))
+            for key, claim in claims.items()
+        }
         self.generation, self.journal = Generation(number, digest, document, kept, 0.0), None
 
     def end(self):
@@ -119,7 +139,11 @@ def fill_defaults(value):
     fields = {}
     kind = value.key().kind
     if kind == "link":
-        end = {"up": bool(value.up), "mtu": value.mtu or 1500, "mac": value.mac or made_up_mac(value.kind, value.netns, value.name)}
+        end = {
+            "up": bool(value.up),
+            "mtu": value.mtu or 1500,
+            "mac": value.mac or made_up_mac(value.kind, value.netns, value.name),
+        }
         fields = {**end, "options": {**NEW_LINK_OPTIONS.get(value.kind, {}), **(value.options or {})} or None}
         if value.peer:
             far = value.peer
@@ -188,10 +212,14 @@ class FakeKernel:
 
     def _observe_netns(self, module, wanted, claimed):
         found = self._observe_named(module, wanted, claimed)
-        return {key: dataclasses.replace(value, strangers=self._strangers(key.id)) for key, value in found.items()}
+        return {
+            key: dataclasses.replace(value, strangers=self._strangers(key.id)) for key, value in found.items()
+        }
 
     def _strangers(self, netns):
-        links = [value for key, value in self.state.items() if key.kind == "link" and value.owner != self.topology]
+        links = [
+            value for key, value in self.state.items() if key.kind == "link" and value.owner != self.topology
+        ]
         return tuple(sorted(name.id for value in links for name in link_names(value) if name.netns == netns))
 
     def _observe_port(self, module, wanted, _claimed):
@@ -215,26 +243,38 @@ class FakeKernel:
                 exceptions = {
                     module.interface_of(other.id): theirs.value
                     for other, theirs in self.state.items()
-                    if self._is_forwarding(other, key.netns, family) and other != key and theirs.value != value.value
+                    if self._is_forwarding(other, key.netns, family)
+                    and other != key
+                    and theirs.value != value.value
                 }
             found[key] = dataclasses.replace(value, exceptions=exceptions)
         return found
 
     def _observe_address(self, _module, wanted, _claimed):
         devices = {(key.netns, key.id.split()[0]) for key in wanted if key.kind in ("address", "link")}
-        devices |= {(v.peer.netns, v.peer.name) for v in wanted.values() if getattr(v, "peer", None) and v.key().kind == "link"}
+        devices |= {
+            (v.peer.netns, v.peer.name)
+            for v in wanted.values()
+            if getattr(v, "peer", None) and v.key().kind == "link"
+        }
         return {k: v for k, v in self.state.items() if k.kind == "address" and (v.netns, v.dev) in devices}
 
     def _observe_neighbor(self, _module, wanted, _claimed):
         spaces = {key.netns for key in wanted if key.kind == "neighbor"}
         return {
-            k: v for k, v in self.state.items() if k.kind == "neighbor" and k.netns in spaces and (v.owner or k in wanted)
+            k: v
+            for k, v in self.state.items()
+            if k.kind == "neighbor" and k.netns in spaces and (v.owner or k in wanted)
         }
 
     def _observe_route(self, _module, wanted, _claimed):
-        leaving = {(key.netns, key.id) for key, value in wanted.items() if key.kind == "link" and value is None}
+        leaving = {
+            (key.netns, key.id) for key, value in wanted.items() if key.kind == "link" and value is None
+        }
         return {
-            k: v for k, v in self.state.items() if k.kind == "route" and (k in wanted or (v.netns, v.dev) in leaving)
+            k: v
+            for k, v in self.state.items()
+            if k.kind == "route" and (k in wanted or (v.netns, v.dev) in leaving)
         }
 
     # --- changing
@@ -322,7 +362,9 @@ class FakeKernel:
         family = KINDS["sysctl"].SPREADING.get(key.id)
         changed = self.state[key].value != value.value
         self.state[key] = dataclasses.replace(value, exceptions=None)
-        for other in [other for other in self.state if family and self._is_forwarding(other, key.netns, family)]:
+        for other in [
+            other for other in self.state if family and self._is_forwarding(other, key.netns, family)
+        ]:
             interface = KINDS["sysctl"].interface_of(other.id)
             if changed and other != key:
                 self.state[other] = dataclasses.replace(self.state[other], value=value.value)
@@ -337,10 +379,19 @@ class FakeKernel:
         if key.kind in ("netns", "link"):
             self._drop_dependants(set(value.provides()))
         elif key.kind == "address" and ":" not in value.address:
-            left = any(k.kind == "address" and (v.netns, v.dev) == (value.netns, value.dev) and ":" not in v.address for k, v in self.state.items())
+            left = any(
+                k.kind == "address" and (v.netns, v.dev) == (value.netns, value.dev) and ":" not in v.address
+                for k, v in self.state.items()
+            )
             for other, theirs in list(self.state.items()):
-                if other.kind in ("route", "neighbor") and theirs.netns == value.netns and ":" not in other.id:
-                    if (not left and theirs.dev == value.dev) or getattr(theirs, "source", "") == value.address:
+                if (
+                    other.kind in ("route", "neighbor")
+                    and theirs.netns == value.netns
+                    and ":" not in other.id
+                ):
+                    if (not left and theirs.dev == value.dev) or getattr(
+                        theirs, "source", ""
+                    ) == value.address:
                         del self.state[other]
 
     def _drop_dependants(self, gone):
@@ -361,7 +412,12 @@ class FakeKernel:
 
     @staticmethod
     def _is_forwarding(key, netns, family):
-        return key.kind == "sysctl" and key.netns == netns and key.id.startswith(f"net/{family}/") and key.id.endswith("/forwarding")
+        return (
+            key.kind == "sysctl"
+            and key.netns == netns
+            and key.id.startswith(f"net/{family}/")
+            and key.id.endswith("/forwarding")
+        )
 
     def _present(self):
         return {name for value in self.state.values() for name in value.provides()} | {Key("link", "", "lo")}
@@ -377,4 +433,15 @@ def run(kernel, store, what, **options):
     return converge(kinds_of(kernel), kernel, store, what, **options)
 
 
-__all__ = ["CHANGE", "CREATE", "DELETE", "FakeKernel", "Kind", "MemoryStore", "fill_defaults", "parsed", "request", "run"]
+__all__ = [
+    "CHANGE",
+    "CREATE",
+    "DELETE",
+    "FakeKernel",
+    "Kind",
+    "MemoryStore",
+    "fill_defaults",
+    "parsed",
+    "request",
+    "run",
+]

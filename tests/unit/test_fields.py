@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ansible_collections.cnf.ebpf.plugins.module_utils._engine.model import Key
 from ansible_collections.cnf.ebpf.plugins.module_utils._errors import SpecError
 from ansible_collections.cnf.ebpf.plugins.module_utils._resources import _fields, route, rule
@@ -49,12 +50,24 @@ def test_accepted(parse, given, canonical):
         (_fields.ifname, "a" * 16, f"'{'a' * 16}' has 16 bytes; a device name has 1 to 15, shorten it"),
         (_fields.ifname, "ü" * 8, f"'{'ü' * 8}' has 16 bytes; a device name has 1 to 15, shorten it"),
         (_fields.ifname, "a b", "'a b' is not a device name: '/', ':', '%' and white space are not allowed"),
-        (_fields.ifname, "eth%d", "'eth%d' is not a device name: '/', ':', '%' and white space are not allowed"),
-        (_fields.ifname, "eth0:1", "'eth0:1' is not a device name: '/', ':', '%' and white space are not allowed"),
+        (
+            _fields.ifname,
+            "eth%d",
+            "'eth%d' is not a device name: '/', ':', '%' and white space are not allowed",
+        ),
+        (
+            _fields.ifname,
+            "eth0:1",
+            "'eth0:1' is not a device name: '/', ':', '%' and white space are not allowed",
+        ),
         (_fields.ifname, "..", "'..' is not a device name: '/', ':', '%' and white space are not allowed"),
         (_fields.netns, "a/b", "'a/b' is not a namespace name: a file name of up to 255 bytes is needed"),
         (_fields.netns, ".", "'.' is not a namespace name: a file name of up to 255 bytes is needed"),
-        (_fields.netns, "n" * 256, f"'{'n' * 256}' is not a namespace name: a file name of up to 255 bytes is needed"),
+        (
+            _fields.netns,
+            "n" * 256,
+            f"'{'n' * 256}' is not a namespace name: a file name of up to 255 bytes is needed",
+        ),
         (_fields.mtu, 67, "67 is out of range; give 68 to 65535 bytes"),
         (_fields.mtu, 65536, "65536 is out of range; give 68 to 65535 bytes"),
         (_fields.mac, "02:00", "'02:00' is not a hardware address such as 02:00:00:00:00:01"),
@@ -68,13 +81,33 @@ def test_accepted(parse, given, canonical):
             "00:00:00:00:00:00",
             "'00:00:00:00:00:00' is a group or zero address; a device needs a unicast one, such as 02:00:00:00:00:01",
         ),
-        (_fields.topology_name, "-a", "'-a' is not a topology name: up to 63 of A-Z a-z 0-9 _ . - and no sign first"),
-        (_fields.topology_name, "a" * 64, f"'{'a' * 64}' is not a topology name: up to 63 of A-Z a-z 0-9 _ . - and no sign first"),
-        (_fields.topology_name, "a/b", "'a/b' is not a topology name: up to 63 of A-Z a-z 0-9 _ . - and no sign first"),
-        (_fields.interface, "10.0.0.1/33", "'10.0.0.1/33' is not an address with prefix length, such as 10.0.0.1/24 or fd00::1/64"),
+        (
+            _fields.topology_name,
+            "-a",
+            "'-a' is not a topology name: up to 63 of A-Z a-z 0-9 _ . - and no sign first",
+        ),
+        (
+            _fields.topology_name,
+            "a" * 64,
+            f"'{'a' * 64}' is not a topology name: up to 63 of A-Z a-z 0-9 _ . - and no sign first",
+        ),
+        (
+            _fields.topology_name,
+            "a/b",
+            "'a/b' is not a topology name: up to 63 of A-Z a-z 0-9 _ . - and no sign first",
+        ),
+        (
+            _fields.interface,
+            "10.0.0.1/33",
+            "'10.0.0.1/33' is not an address with prefix length, such as 10.0.0.1/24 or fd00::1/64",
+        ),
         (_fields.network, "10", "'10' is not a prefix, such as 10.0.0.0/8, fd00::/8 or default"),
         (_fields.address, "10.0.0.1/24", "'10.0.0.1/24' is not an IP address, such as 10.0.0.1 or fd00::1"),
-        (route.table_of, "vpn", "'vpn' is not a table: give main, local, default or a number up to 4294967295"),
+        (
+            route.table_of,
+            "vpn",
+            "'vpn' is not a table: give main, local, default or a number up to 4294967295",
+        ),
         (route.table_of, "0", "0 is out of range; give 1 to 4294967295"),
         (rule._ports, "0", "'0' is not a port or range such as 443 or 1000-2000"),
         (rule._ports, "2000-1000", "'2000-1000' is not a port or range such as 443 or 1000-2000"),
@@ -95,7 +128,10 @@ def test_topology_name_ends_where_it_ends(name):
         _fields.topology_name(name, "name")
 
 
-@pytest.mark.parametrize(("text", "address", "length"), [("10.0.0.1", "10.0.0.1", 32), ("10.0.0.1/24", "10.0.0.1", 24), ("FD00:0::1/64", "fd00::1", 64)])
+@pytest.mark.parametrize(
+    ("text", "address", "length"),
+    [("10.0.0.1", "10.0.0.1", 32), ("10.0.0.1/24", "10.0.0.1", 24), ("FD00:0::1/64", "fd00::1", 64)],
+)
 def test_address_with_and_without_length(text, address, length):
     found = _fields.interface(text, "here")
     assert (str(found.ip), found.network.prefixlen) == (address, length)

@@ -7,9 +7,14 @@ import dataclasses
 import struct
 
 import pytest
+
 from ansible_collections.cnf.ebpf.plugins.module_utils._kernel.rtnl import decode_link
 from ansible_collections.cnf.ebpf.plugins.module_utils._resources import _ends, link, link_kinds
-from ansible_collections.cnf.ebpf.plugins.module_utils._resources.link_kinds import KINDS, decode_options, encode_options
+from ansible_collections.cnf.ebpf.plugins.module_utils._resources.link_kinds import (
+    KINDS,
+    decode_options,
+    encode_options,
+)
 
 MUTABLE = {
     ("netkit", "policy"),
@@ -66,7 +71,12 @@ def test_only_what_the_kernel_can_change_is_changed_in_place(kind, name):
 def test_kind_and_parent_are_fixed_while_ends_are_not():
     pair = link.Value("v0", "", "veth", True, 1500, peer=_ends.End("v1", "", True, 1500))
     assert link.fixed(pair, dataclasses.replace(pair, kind="netkit")) == ["kind"]
-    assert link.fixed(pair, dataclasses.replace(pair, mtu=9000, up=False, peer=_ends.End("v2", "red", False, 9000))) == []
+    assert (
+        link.fixed(
+            pair, dataclasses.replace(pair, mtu=9000, up=False, peer=_ends.End("v2", "red", False, 9000))
+        )
+        == []
+    )
     vlan = link.Value("v0.7", "", "vlan", parent="v0")
     assert link.fixed(vlan, dataclasses.replace(vlan, parent="v1")) == ["parent"]
 

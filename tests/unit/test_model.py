@@ -6,8 +6,15 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from ansible_collections.cnf.ebpf.plugins.module_utils._engine import model
-from ansible_collections.cnf.ebpf.plugins.module_utils._engine.model import CHANGE, CREATE, DELETE, Key, Operation
+from ansible_collections.cnf.ebpf.plugins.module_utils._engine.model import (
+    CHANGE,
+    CREATE,
+    DELETE,
+    Key,
+    Operation,
+)
 from ansible_collections.cnf.ebpf.plugins.module_utils._resources import (
     KINDS,
     _ends,
@@ -66,7 +73,13 @@ def test_every_kind_is_among_them():
 
 def test_describing_leaves_out_what_is_not_declared():
     value = link.Value("v0", "", "veth", up=False, peer=_ends.End("v1", "red"), options={})
-    assert model.describe(value) == {"name": "v0", "netns": "", "kind": "veth", "up": False, "peer": {"name": "v1", "netns": "red"}}
+    assert model.describe(value) == {
+        "name": "v0",
+        "netns": "",
+        "kind": "veth",
+        "up": False,
+        "peer": {"name": "v1", "netns": "red"},
+    }
 
 
 @pytest.mark.parametrize(
@@ -82,7 +95,9 @@ def test_text_of_a_key(key, text):
 
 
 def test_merge_takes_declared_fields_only():
-    wanted = link.Value("v0", "", "netkit", mtu=9000, options={"policy": "blackhole"}, peer=_ends.End("v1", "blue", up=True))
+    wanted = link.Value(
+        "v0", "", "netkit", mtu=9000, options={"policy": "blackhole"}, peer=_ends.End("v1", "blue", up=True)
+    )
     merged = model.merge(PAIR, wanted)
     assert (merged.mtu, merged.up, merged.mac, merged.owner) == (9000, True, "02:00:00:00:00:01", "edge")
     assert merged.options == {"mode": "l2", "policy": "blackhole"}
@@ -100,7 +115,14 @@ def test_empty_is_declared_and_none_is_not():
 
 
 def test_project_shows_what_is_declared():
-    wanted = link.Value("v0", "", "netkit", mtu=9000, options={"policy": "blackhole", "scrub": "none"}, peer=_ends.End("v1", "red", up=True))
+    wanted = link.Value(
+        "v0",
+        "",
+        "netkit",
+        mtu=9000,
+        options={"policy": "blackhole", "scrub": "none"},
+        peer=_ends.End("v1", "red", up=True),
+    )
     shown = model.project(PAIR, wanted)
     assert (shown.mtu, shown.up, shown.mac) == (1500, None, None)
     assert shown.options == {"policy": "forward", "scrub": None}
@@ -108,7 +130,12 @@ def test_project_shows_what_is_declared():
 
 
 def test_differences_name_nested_fields_and_options():
-    after = model.merge(PAIR, link.Value("v0", "", "netkit", mtu=9000, options={"policy": "blackhole"}, peer=_ends.End("v9", "red")))
+    after = model.merge(
+        PAIR,
+        link.Value(
+            "v0", "", "netkit", mtu=9000, options={"policy": "blackhole"}, peer=_ends.End("v9", "red")
+        ),
+    )
     assert model.differences(PAIR, after) == [
         ("mtu", 1500, 9000),
         ("policy", "forward", "blackhole"),
@@ -121,7 +148,11 @@ def test_inverse_reads_an_operation_backwards():
     create = Operation(CREATE, PAIR.key(), None, PAIR, "missing")
     assert create.inverse() == Operation(DELETE, PAIR.key(), PAIR, None, "undo: missing")
     change = Operation(CHANGE, PAIR.key(), PAIR, VALUES[1], "mtu", PAIR.key())
-    assert (change.inverse().verb, change.inverse().before, change.inverse().after) == (CHANGE, VALUES[1], PAIR)
+    assert (change.inverse().verb, change.inverse().before, change.inverse().after) == (
+        CHANGE,
+        VALUES[1],
+        PAIR,
+    )
     assert change.inverse().within == PAIR.key()
     assert (create.value, create.inverse().value) == (PAIR, PAIR)
     assert str(create) == "create link v0 (missing)"
@@ -131,13 +162,29 @@ def test_inverse_reads_an_operation_backwards():
     ("value", "needs", "provides"),
     [
         (PAIR, [("netns", "", "red")], [("link", "", "v0"), ("link", "red", "v1")]),
-        (link.Value("v0.7", "red", "vlan", parent="v0"), [("netns", "", "red"), ("link", "red", "v0")], [("link", "red", "v0.7")]),
-        (link.Value("v0", "", "veth", peer=_ends.End(link.UNNAMED, link.UNNAMED)), [], [("link", "", "v0"), ("link", link.UNNAMED, link.UNNAMED)]),
+        (
+            link.Value("v0.7", "red", "vlan", parent="v0"),
+            [("netns", "", "red"), ("link", "red", "v0")],
+            [("link", "red", "v0.7")],
+        ),
+        (
+            link.Value("v0", "", "veth", peer=_ends.End(link.UNNAMED, link.UNNAMED)),
+            [],
+            [("link", "", "v0"), ("link", link.UNNAMED, link.UNNAMED)],
+        ),
         (netns.Value("red"), [], [("netns", "", "red"), ("link", "red", "lo")]),
         (VALUES[4], [], [("existing_link", "red", "eth1"), ("link", "", "eth1")]),
-        (port.Value("v0", "red", "br0"), [("link", "red", "v0"), ("link", "red", "br0")], [("port", "red", "v0")]),
+        (
+            port.Value("v0", "red", "br0"),
+            [("link", "red", "v0"), ("link", "red", "br0")],
+            [("port", "red", "v0")],
+        ),
         (port.Value("v0", "red", ""), [("link", "red", "v0")], [("port", "red", "v0")]),
-        (sysctl.Value("net/ipv4/conf/all/rp_filter", "", "1"), [], [("sysctl", "", "net/ipv4/conf/all/rp_filter")]),
+        (
+            sysctl.Value("net/ipv4/conf/all/rp_filter", "", "1"),
+            [],
+            [("sysctl", "", "net/ipv4/conf/all/rp_filter")],
+        ),
         (
             sysctl.Value("net/ipv4/conf/eth0.7/rp_filter", "red", "1"),
             [("netns", "", "red"), ("link", "red", "eth0.7")],
@@ -153,7 +200,11 @@ def test_inverse_reads_an_operation_backwards():
             [("link", "red", "v0")],
             [("address", "red", "v0 fd00::1")],
         ),
-        (sysctl_file.Value("edge", "a/b", "1"), [], [("sysctl_file", "", "/etc/sysctl.d/60-cnf-ebpf-edge.conf a/b")]),
+        (
+            sysctl_file.Value("edge", "a/b", "1"),
+            [],
+            [("sysctl_file", "", "/etc/sysctl.d/60-cnf-ebpf-edge.conf a/b")],
+        ),
     ],
 )
 def test_what_a_value_needs_and_provides(value, needs, provides):

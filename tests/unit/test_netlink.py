@@ -7,6 +7,7 @@ import errno
 import struct
 
 import pytest
+
 from ansible_collections.cnf.ebpf.plugins.module_utils._errors import KernelError
 from ansible_collections.cnf.ebpf.plugins.module_utils._kernel import netlink
 from ansible_collections.cnf.ebpf.plugins.module_utils._kernel.netlink import Netlink, attribute, attributes
@@ -56,7 +57,12 @@ def speaking(*datagrams):
 
 @pytest.mark.parametrize(
     ("kind", "payload", "encoded"),
-    [(3, b"lo\0", "070003006c6f0000"), (1, b"", "04000100"), (4, b"\1\0\0\0", "0800040001000000"), (9, b"12345", "0900090031323334" "35000000")],
+    [
+        (3, b"lo\0", "070003006c6f0000"),
+        (1, b"", "04000100"),
+        (4, b"\1\0\0\0", "0800040001000000"),
+        (9, b"12345", "090009003132333435000000"),
+    ],
 )
 def test_attribute_is_padded_and_its_length_is_not(kind, payload, encoded):
     assert attribute(kind, payload).hex() == encoded
@@ -71,7 +77,9 @@ def test_of_a_repeated_attribute_the_last_stays():
     assert attributes(attribute(1, b"a") + attribute(1, b"b")) == {1: b"b"}
 
 
-@pytest.mark.parametrize("rest", [b"\1", b"\0\0\0\0\0\0\0\0", b"\3\0\1\0"], ids=["too short", "length zero", "length three"])
+@pytest.mark.parametrize(
+    "rest", [b"\1", b"\0\0\0\0\0\0\0\0", b"\3\0\1\0"], ids=["too short", "length zero", "length three"]
+)
 def test_rubbish_behind_attributes_ends_the_walk(rest):
     assert attributes(attribute(1, b"abcd") + rest) == {1: b"abcd"}
 
@@ -81,8 +89,8 @@ def test_request_asks_for_an_acknowledgement_and_counts():
     spoken.request(16, 0x600, b"abcd")
     spoken.request(17, 0, b"")
     assert spoken._socket.sent == [
-        bytes.fromhex("14000000" "1000" "0506" "01000000" "00000000") + b"abcd",
-        bytes.fromhex("10000000" "1100" "0500" "02000000" "00000000"),
+        bytes.fromhex("14000000100005060100000000000000") + b"abcd",
+        bytes.fromhex("10000000110005000200000000000000"),
     ]
 
 
@@ -151,8 +159,10 @@ def test_interruption_told_only_at_the_end_counts_too():
 
 
 def test_dump_that_never_stands_still_gives_up():
-    datagrams = [done(flags=netlink.NLM_F_DUMP_INTR, sequence=number + 1) for number in range(netlink.DUMP_TRIES)]
-    with pytest.raises(KernelError, match="EINTR.*the table kept changing while it was read"):
+    datagrams = [
+        done(flags=netlink.NLM_F_DUMP_INTR, sequence=number + 1) for number in range(netlink.DUMP_TRIES)
+    ]
+    with pytest.raises(KernelError, match=r"EINTR.*the table kept changing while it was read"):
         speaking(*datagrams).dump(18, b"")
 
 
@@ -163,7 +173,10 @@ def test_failed_dump_is_an_error():
 
 
 def test_what_is_left_of_an_exchange_that_was_given_up_is_passed_over():
-    spoken = speaking(message(16, b"stale", sequence=1) + done(sequence=1), message(16, b"fresh", sequence=2) + done(sequence=2))
+    spoken = speaking(
+        message(16, b"stale", sequence=1) + done(sequence=1),
+        message(16, b"fresh", sequence=2) + done(sequence=2),
+    )
     spoken._sequence = 1
     assert spoken.dump(18, b"") == [b"fresh"]
 
@@ -174,7 +187,10 @@ def test_what_is_left_of_an_exchange_that_was_given_up_is_passed_over():
         (KernelError(errno.EOPNOTSUPP), "EOPNOTSUPP (Operation not supported)"),
         (KernelError(errno.EEXIST, what="link v0"), "link v0: EEXIST (File exists)"),
         (KernelError(99999), "99999 (Unknown error 99999)"),
-        (KernelError(errno.EPERM, "Namespace is not yours"), "EPERM (Operation not permitted); kernel says: Namespace is not yours"),
+        (
+            KernelError(errno.EPERM, "Namespace is not yours"),
+            "EPERM (Operation not permitted); kernel says: Namespace is not yours",
+        ),
     ],
 )
 def test_text_of_kernel_errors(error, text):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 
 import pytest
+
 from ansible_collections.cnf.ebpf.plugins.module_utils._errors import KernelError
 from ansible_collections.cnf.ebpf.plugins.module_utils._kernel import rtnl
 from ansible_collections.cnf.ebpf.plugins.module_utils._kernel.netlink import attribute
@@ -21,7 +22,9 @@ VETH = (
     "680000000008000a0004000000080025000000000008000500020000003000348"
     "01a003500636e662d656467652d303132333435363738396162000000100035007365636f6e642d6e616d6500"
 )
-VXLAN_DATA = "080001002a00000008000200c000020208000400c00002010500050000000000050007000100000006000f0012b50000"
+VXLAN_DATA = (
+    "080001002a00000008000200c000020208000400c00002010500050000000000050007000100000006000f0012b50000"
+)
 
 
 class Recorded:
@@ -51,7 +54,7 @@ def test_loopback_has_no_kind():
 
 def test_veth_end_with_its_peer_in_another_namespace():
     assert rtnl.decode_link(bytes.fromhex(VETH)) == rtnl.LinkRecord(
-        index=3,
+        ifindex=3,
         name="v0",
         flags=0x1003,
         mtu=1400,
@@ -126,23 +129,31 @@ ROUTES = {
         rtnl.RouteRecord(2, "10.9.0.2", 32, 254, 2, 253, 1, 16, 4, "", 0, "10.9.0.1", False),
     ),
     "blackhole": (
-        "0a300000fecf00060000000008000f00fe00000014000100fd070000000000000000000000000000080006000004000008000400010000"
-        "0024000c0000000000000000000000000000000000000000000000000000000000000000000500140000000000",
+        (
+            "0a300000fecf00060000000008000f00fe00000014000100fd070000000000000000000000000000080006000004000008000400010000"
+            "0024000c0000000000000000000000000000000000000000000000000000000000000000000500140000000000"
+        ),
         rtnl.RouteRecord(10, "fd07::", 48, 254, 207, 0, 6, 0, 1, "", 1024, "", False),
     ),
     "default": (
-        "0a000000fe0300011000000008000f00fe000000080006000004000014000500fd000000000000000000000000000009080004000400"
-        "0000",
+        (
+            "0a000000fe0300011000000008000f00fe000000080006000004000014000500fd000000000000000000000000000009080004000400"
+            "0000"
+        ),
         rtnl.RouteRecord(10, "::", 0, 254, 3, 0, 1, 16, 4, "fd00::9", 1024, "", False),
     ),
     "IPv4 over an IPv6 next hop": (
-        "02100000fecf00010400000008000f00fe000000080001000a0700000800040005000000160012000a00"
-        "fd0000000000000000000000000000090000",
+        (
+            "02100000fecf00010400000008000f00fe000000080001000a0700000800040005000000160012000a00"
+            "fd0000000000000000000000000000090000"
+        ),
         rtnl.RouteRecord(2, "10.7.0.0", 16, 254, 207, 0, 1, 4, 5, "fd00::9", 0, "", False),
     ),
     "table above 255": (
-        "0a300000fccf00010000000008000f00e803000014000100fd07000000000000000000000000000008000600000400000800040005"
-        "00000014000700fd000000000000000000000000000001",
+        (
+            "0a300000fccf00010000000008000f00e803000014000100fd07000000000000000000000000000008000600000400000800040005"
+            "00000014000700fd000000000000000000000000000001"
+        ),
         rtnl.RouteRecord(10, "fd07::", 48, 1000, 207, 0, 1, 0, 5, "", 1024, "fd00::1", False),
     ),
     "multipath": (
@@ -161,7 +172,7 @@ def test_routes(name):
 def test_route_request_filters_in_the_kernel():
     netlink = Recorded()
     rtnl.routes(netlink, 10, 1000, protocol=207, oif=5)
-    assert netlink.asked == [(26, bytes.fromhex("0a00000000cf000000000000" "08000f00e8030000" "0800040005000000"))]
+    assert netlink.asked == [(26, bytes.fromhex("0a00000000cf00000000000008000f00e80300000800040005000000"))]
 
 
 def test_routes_of_other_lengths_and_families_are_not_decoded():
@@ -246,20 +257,26 @@ def test_rules_of_another_family_are_left_out():
 
 def test_permanent_and_managed_neighbors():
     permanent = "020000000400000080000001080001000a0000050a000200020000000099000005000c00cf000000"
-    managed = "0a000000040000000100000114000100fd00000000000000000000000000000505000c00cf00000008000f0001000000"
+    managed = (
+        "0a000000040000000100000114000100fd00000000000000000000000000000505000c00cf00000008000f0001000000"
+    )
     assert rtnl.neighbors(Recorded(permanent, managed)) == [
         rtnl.NeighborRecord(4, 2, "10.0.0.5", "02:00:00:00:00:99", 0x80, 0, 0, 207),
         rtnl.NeighborRecord(4, 10, "fd00::5", "", 1, 0, 1, 207),
     ]
 
 
-@pytest.mark.parametrize(("reply", "number"), [(None, -1), (attribute(1, b"\x05\0\0\0"), 5), (attribute(1, b"\xff" * 4), -1)])
+@pytest.mark.parametrize(
+    ("reply", "number"), [(None, -1), (attribute(1, b"\x05\0\0\0"), 5), (attribute(1, b"\xff" * 4), -1)]
+)
 def test_namespace_id(reply, number):
     netlink = Recorded() if reply is None else Recorded((b"\0" * 4 + reply).hex())
     assert rtnl.nsid(netlink, 9) == number
-    assert netlink.asked == [(90, bytes.fromhex("00000000" "0800030009000000"))]
+    assert netlink.asked == [(90, bytes.fromhex("000000000800030009000000"))]
 
 
-@pytest.mark.parametrize(("data", "text"), [(b"\x0a\0\0\1", "10.0.0.1"), (b"\xfd" + b"\0" * 14 + b"\1", "fd00::1")])
+@pytest.mark.parametrize(
+    ("data", "text"), [(b"\x0a\0\0\1", "10.0.0.1"), (b"\xfd" + b"\0" * 14 + b"\1", "fd00::1")]
+)
 def test_address_text_is_canonical(data, text):
     assert rtnl.address_text(data) == text

@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+
 from ansible_collections.cnf.ebpf.plugins.module_utils import _store
 from ansible_collections.cnf.ebpf.plugins.module_utils._engine.model import Claim, Key
 from ansible_collections.cnf.ebpf.plugins.module_utils._errors import StoreError
@@ -20,7 +21,11 @@ from ansible_collections.cnf.ebpf.plugins.module_utils._store import Store, dige
 LINK = Key("link", "red", "v0")
 SWITCH = Key("sysctl", "", "net/ipv4/conf/all/forwarding")
 FOUND = sysctl.Value(SWITCH.id, "", "0", {"eth1": "1"})
-CLAIMS = {LINK: Claim(), SWITCH: Claim(saved=FOUND), Key("address", "", "e 10.0.0.1/24"): Claim(displaced_by=LINK)}
+CLAIMS = {
+    LINK: Claim(),
+    SWITCH: Claim(saved=FOUND),
+    Key("address", "", "e 10.0.0.1/24"): Claim(displaced_by=LINK),
+}
 
 
 @pytest.fixture
@@ -71,7 +76,11 @@ def test_only_the_owner_may_read_files_and_directories(store):
         os.umask(umask)
     generations = os.path.join(store.directory, "generations")
     assert [mode(path) for path in (store.root, store.directory, generations)] == [0o700] * 3
-    files = [os.path.join(store.root, "lock"), os.path.join(generations, "000001.json"), os.path.join(store.directory, "journal.json")]
+    files = [
+        os.path.join(store.root, "lock"),
+        os.path.join(generations, "000001.json"),
+        os.path.join(store.directory, "journal.json"),
+    ]
     assert [mode(path) for path in files] == [0o600] * 3
 
 
@@ -82,7 +91,9 @@ def test_a_write_that_fails_leaves_the_old_file(store, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(_store.os, "fsync", full)
-    with pytest.raises(StoreError, match=r"000001\.json: No space left on device; state_dir must be a directory"):
+    with pytest.raises(
+        StoreError, match=r"000001\.json: No space left on device; state_dir must be a directory"
+    ):
         store.commit({"a": 2}, "new", {}, 1)
     assert store.latest().digest == "old"
 
@@ -149,9 +160,15 @@ def test_remove_forgets_everything(store):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"number": 1', r"000001\.json: damaged \(.*\); move it away, the kernel's marks still tell what is ours"),
-        ('{"number": 1}', r"000001\.json: not a generation of this version \(KeyError\('digest'\)\); move it away"),
-        ("[]", r"000001\.json: not a generation of this version"),
+        (
+            '{"number": 1',
+            r"000001\.json: damaged \(.*\); move it away, the kernel's marks still tell what is ours",
+        ),
+        (
+            '{"number": 1}',
+            r"000001\.json: not written by this version \(KeyError\('digest'\)\); move it away",
+        ),
+        ("[]", r"000001\.json: not written by this version"),
     ],
 )
 def test_damaged_generation_is_named(store, text, message):
@@ -195,7 +212,10 @@ def test_owner_elsewhere_is_another_topology_of_this_host(store):
     assert store.topologies() == ["core", "edge"]
 
 
-@pytest.mark.parametrize(("first", "second", "equal"), [({"a": 1, "b": 2}, {"b": 2, "a": 1}, True), ({"a": 1}, {"a": 2}, False), ([1, 2], [2, 1], False)])
+@pytest.mark.parametrize(
+    ("first", "second", "equal"),
+    [({"a": 1, "b": 2}, {"b": 2, "a": 1}, True), ({"a": 1}, {"a": 2}, False), ([1, 2], [2, 1], False)],
+)
 def test_digest_depends_on_content_only(first, second, equal):
     assert (digest_of(first) == digest_of(second)) is equal
 

@@ -126,18 +126,35 @@ class _Run:
         observed = observe(self.kinds, self.host, self._wanted(), self.request.topology, self.claims)
         self.claims.update(self._unclaimed(observed))
         plan = self._plan(observed, insist=bool(self.request.absent))
+        disturbed = self._disturbed(plan)
+        if disturbed:
+            wanted = {**self._wanted(), **disturbed}
+            observed = observe(self.kinds, self.host, wanted, self.request.topology, self.claims)
+            plan = self._plan(observed, insist=bool(self.request.absent))
         self._check_owner_elsewhere(plan, observed)
         return observed, plan
+
+    @staticmethod
+    def _disturbed(plan: Plan) -> t.Dict[Key, None]:
+        """Markers for links that the plan deletes or changes: what others have on them has to be known for undo."""
+        found: t.Dict[Key, None] = {}
+        for operation in plan.operations:
+            if operation.key.kind in ("link", "existing_link") and operation.before is not None:
+                for name in operation.before.provides():
+                    found[Key(model.ON_LINK, name.netns, name.id)] = None
+        return found
 
     def run(self) -> Outcome:
         request = self.request
         observed, plan = self.look()
-        outcome = Outcome(plan, self._shown(observed.values, plan), self._shown(simulate(observed.values, plan), plan))
+        outcome = Outcome(
+            plan, self._shown(observed.values, plan), self._shown(simulate(observed.values, plan), plan)
+        )
         if request.check:
             return outcome
         if not plan:
-            return dataclasses.replace(outcome, generation=self._commit_if_new())
-        claims = self._claims_with(plan)
+            return dataclasses.replace(outcome, generation=self._commit_if_new(observed))
+        claims = self._claims_with(plan, observed)
         self.store.begin(claims, [str(operation) for operation in plan.operations])
         after = self._apply_and_verify(plan, self._wanted(), observed)
         number = self._commit(_still_there(claims, plan))
@@ -157,7 +174,9 @@ class _Run:
         declared = {item.key for item in self.request.desired}
         leaving = set(self.request.absent)
         if self.request.prune:
-            leaving |= {key for key, claim in claims.items() if not claim.displaced_by and key not in declared}
+            leaving |= {
+                key for key, claim in claims.items() if not claim.displaced_by and key not in declared
+            }
         return leaving | {key for key, claim in claims.items() if claim.displaced_by in leaving}
 
     def _unclaimed(self, observed: Observed) -> t.Dict[Key, Claim]:
@@ -187,18 +206,32 @@ class _Run:
             claims.setdefault(key, Claim())
         request = self.request
         return make_plan(
-            self.kinds, request.topology, request.desired, observed, claims, self._leaving(claims), request.adopt, insist
+            self.kinds,
+            request.topology,
+            request.desired,
+            observed,
+            claims,
+            self._leaving(claims),
+            request.adopt,
+            insist,
         )
 
     def _check_owner_elsewhere(self, plan: Plan, observed: Observed) -> None:
         """A mark without a name (routes, rules, addresses) may be another topology's: only its store tells."""
         for operation in plan.operations:
             had = observed.values.get(operation.key)
-            if had is None or had.owner != model.ANY_TOPOLOGY or operation.key in self.claims or operation.within:
+            if (
+                had is None
+                or had.owner != model.ANY_TOPOLOGY
+                or operation.key in self.claims
+                or operation.within
+            ):
                 continue
             other = self.store.owner_elsewhere(operation.key)
             if other and not self.request.adopt:
-                raise PlanError(f"{operation.key}: belongs to topology {other!r}; change it there or set adopt: true")
+                raise PlanError(
+                    f"{operation.key}: belongs to topology {other!r}; change it there or set adopt: true"
+                )
 
     def _shown(self, state: t.Mapping[Key, t.Any], plan: Plan) -> t.Dict[Key, t.Any]:
         """The part of a state that the run is about, each value reduced to its declared fields."""
@@ -214,7 +247,9 @@ class _Run:
 
     # --- apply, verify, undo ---------------------------------------------------------------------------------------
 
-    def _apply_and_verify(self, plan: Plan, wanted: t.Mapping[Key, t.Optional[t.Any]], before: Observed) -> Observed:
+    def _apply_and_verify(
+        self, plan: Plan, wanted: t.Mapping[Key, t.Optional[t.Any]], before: Observed
+    ) -> Observed:
         operations: t.Sequence[Operation] = plan.operations
         current: t.Optional[Operation] = None
         try:
@@ -263,7 +298,9 @@ class _Run:
             names = self.kinds[item.key.kind].fixed(value, target) if target != value else []
             if names:
                 differences = {name: (had, has) for name, had, has in model.differences(value, target)}
-                what = ", ".join(f"{name} (asked {differences[name][1]}, reads {differences[name][0]})" for name in names)
+                what = ", ".join(
+                    f"{name} (asked {differences[name][1]}, reads {differences[name][0]})" for name in names
+                )
                 return f"{item.path}: this kernel silently ignored {what}; leave it out or use a kernel that knows it"
         return ""
 
@@ -278,7 +315,11 @@ class _Run:
         applied = [str(operation) for operation in self.done]
         undone: t.List[str] = []
         left: t.List[str] = []
-        deleted = {operation.key for operation in self.done if operation.verb == model.DELETE and not operation.within}
+        deleted = {
+            operation.key
+            for operation in self.done
+            if operation.verb == model.DELETE and not operation.within
+        }
         self.host.forget_tables()
         if failed is not None and failed not in self.done and failed.within is None:
             try:
@@ -301,7 +342,11 @@ class _Run:
             self.store.end()
         what = str(failed) if failed is not None else "verify"
         line = f"{what} failed: {problem}" if failed is not None else str(problem)
-        line += "; everything was put back as before" if not left else f"; could not be put back: {'; '.join(left)}"
+        line += (
+            "; everything was put back as before"
+            if not left
+            else f"; could not be put back: {'; '.join(left)}"
+        )
         return ConvergeError(line, applied, undone, what, left)
 
     def _moved(self, key: Key) -> bool:
@@ -322,19 +367,25 @@ class _Run:
 
     # --- remember --------------------------------------------------------------------------------------------------
 
-    def _claims_with(self, plan: Plan) -> t.Dict[Key, Claim]:
+    def _claims_with(self, plan: Plan, observed: Observed) -> t.Dict[Key, Claim]:
         """The claims of the topology once the plan has run, with what borrowed resources were before."""
         claims = dict(self.claims)
         for operation in plan.operations:
             known = claims.get(operation.key)
             if operation.within:
-                if self.kinds[operation.within.kind].BORROWED and operation.before.owner is None and known is None:
+                if (
+                    self.kinds[operation.within.kind].BORROWED
+                    and operation.before.owner is None
+                    and known is None
+                ):
                     claims[operation.key] = Claim(saved=operation.before, displaced_by=operation.within)
                 continue
             if self.kinds[operation.key.kind].BORROWED:
-                claims[operation.key] = known or Claim(saved=operation.before)
+                claims[operation.key] = known or Claim(saved=observed.values.get(operation.key))
             else:
-                claims[operation.key] = dataclasses.replace(known or Claim(), unfinished=operation.before is None)
+                claims[operation.key] = dataclasses.replace(
+                    known or Claim(), unfinished=operation.before is None
+                )
         for item in self.request.desired:
             if not self.kinds[item.key.kind].BORROWED and item.key not in claims:
                 claims[item.key] = Claim()
@@ -353,10 +404,10 @@ class _Run:
         self.store.commit(self.request.document, self.request.digest, kept, number)
         return number
 
-    def _commit_if_new(self) -> t.Optional[int]:
+    def _commit_if_new(self, observed: Observed) -> t.Optional[int]:
         """The generation that describes this state: the latest when it says the same, else a new one."""
         known = self.latest is not None and self.latest.digest == self.request.digest
-        claims = self._claims_with(Plan())
+        claims = self._claims_with(Plan(), observed)
         if self.request.document is None and claims.keys() <= self.claims.keys() and not self.request.absent:
             known = True
         if self.request.forget and self.latest is None and not self.store.has_journal():

@@ -16,6 +16,7 @@ import typing as t
 
 CREATE, CHANGE, DELETE = "create", "change", "delete"
 
+ON_LINK = "on_link"  # a key of this kind asks observe() for whatever lies on a link
 ANY_TOPOLOGY = "*"  # the kernel's mark says ours, without saying which topology's (a protocol number)
 
 
@@ -27,7 +28,9 @@ class Key(t.NamedTuple):
     id: str
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.id}" + (f" in netns {self.netns}" if self.netns and self.kind != "netns" else "")
+        return f"{self.kind} {self.id}" + (
+            f" in netns {self.netns}" if self.netns and self.kind != "netns" else ""
+        )
 
 
 class Value(t.Protocol):
@@ -81,7 +84,9 @@ class Observed:
 
     values: t.Mapping[Key, t.Any]
     exists: t.Callable[[Key], bool] = lambda key: False  # for namespaces and links that nobody declared
-    supports: t.Callable[[t.Any], t.Optional[str]] = lambda value: None  # None, or what the kernel lacks to make it
+    supports: t.Callable[[t.Any], t.Optional[str]] = lambda value: (
+        None
+    )  # None, or what the kernel lacks to make it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +95,8 @@ class Operation:
 
     verb: str
     key: Key
-    before: t.Optional[t.Any]
-    after: t.Optional[t.Any]
+    before: t.Any  # None: it is not there
+    after: t.Any
     reason: str
     within: t.Optional[Key] = None
 
@@ -141,7 +146,9 @@ class Kind(t.Protocol):
     # Kinds may also have: merged(observed, desired) where the general merge does not fit, broken(value) for damage that is
     # rebuilt without being asked, lacking(host, value) for what the kernel lacks to make a value.
 
-    def side_effects(self, operation: Operation, state: t.Mapping[Key, t.Any]) -> t.Dict[Key, t.Optional[t.Any]]:
+    def side_effects(
+        self, operation: Operation, state: t.Mapping[Key, t.Any]
+    ) -> t.Dict[Key, t.Optional[t.Any]]:
         """Other values that the kernel changes along with this operation; None: it disappears."""
 
     def apply(self, host: t.Any, operation: Operation) -> None:
@@ -162,7 +169,7 @@ def merge(observed: t.Any, desired: t.Any) -> t.Any:
             had = getattr(observed, name)
             if wanted != had:
                 changes[name] = merge(had, wanted)
-        return dataclasses.replace(observed, **changes) if changes else observed
+        return t.cast(t.Any, dataclasses.replace)(observed, **changes) if changes else observed
     if isinstance(desired, dict) and isinstance(observed, dict):
         return {**observed, **desired}
     return desired
@@ -172,10 +179,12 @@ def project(observed: t.Any, desired: t.Any) -> t.Any:
     """The observed value reduced to the fields that the desired one declares: what a reader compares."""
     if dataclasses.is_dataclass(desired) and dataclasses.is_dataclass(observed):
         fields = {
-            name: project(getattr(observed, name), getattr(desired, name)) if getattr(desired, name) is not None else None
+            name: project(getattr(observed, name), getattr(desired, name))
+            if getattr(desired, name) is not None
+            else None
             for name in field_names(type(desired))
         }
-        return type(observed)(**fields)
+        return t.cast(t.Any, type(observed))(**fields)
     if isinstance(desired, dict) and isinstance(observed, dict):
         return {name: observed.get(name) for name in desired}
     return observed
@@ -192,17 +201,32 @@ def describe(value: t.Any) -> t.Dict[str, t.Any]:
     return described
 
 
-def differences(before: t.Any, after: t.Any, prefix: str = "") -> t.List[t.Tuple[str, t.Any, t.Any]]:
+BOOKKEEPING = (
+    "owner",
+    "id",
+    "strangers",
+    "made_by",
+    "exceptions",
+)  # fields that are not state that a user declared
+
+
+def differences(
+    before: t.Any, after: t.Any, prefix: str = "", skip: t.Container[str] = ()
+) -> t.List[t.Tuple[str, t.Any, t.Any]]:
     """(field, before, after) for each field in which two values of one kind differ, nested fields with dots."""
     found: t.List[t.Tuple[str, t.Any, t.Any]] = []
     for name in field_names(type(after)):
         had, has = getattr(before, name), getattr(after, name)
-        if had == has:
+        if had == has or name in skip:
             continue
         if dataclasses.is_dataclass(has) and dataclasses.is_dataclass(had):
-            found += differences(had, has, f"{prefix}{name}.")
+            found += differences(had, has, f"{prefix}{name}.", skip)
         elif isinstance(has, dict) and isinstance(had, dict):
-            found += [(prefix + key, had.get(key), has.get(key)) for key in {**had, **has} if had.get(key) != has.get(key)]
+            found += [
+                (prefix + key, had.get(key), has.get(key))
+                for key in {**had, **has}
+                if had.get(key) != has.get(key)
+            ]
         else:
             found.append((prefix + name, had, has))
     return found

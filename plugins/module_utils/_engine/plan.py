@@ -10,6 +10,7 @@ what needs it), and namespaces that go last of all, because what a namespace hel
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import typing as t
 
@@ -57,6 +58,9 @@ class _Planner:
         self.adopt = adopt
         self.insist = insist
         self.state: t.Dict[Key, t.Any] = dict(observed.values)
+        self.observed_names = {name for value in observed.values.values() for name in value.provides()}
+        self.names = collections.Counter(name for value in self.state.values() for name in value.provides())
+        self.made: t.Set[Key] = set()
         self.operations: t.List[Operation] = []
         self.notes: t.List[str] = []
 
@@ -103,7 +107,7 @@ class _Planner:
 
     def _in_order(self, desired: t.Sequence[Desired]) -> t.List[Desired]:
         """By rank of the kind, a needed item before the one that needs it, otherwise as declared."""
-        by_rank = sorted(desired, key=lambda item: self.kinds[item.key.kind].RANK)
+        by_rank = sorted(desired, key=self._precedence)
         provider = {key: item for item in desired for key in item.value.provides()}
         ordered: t.List[Desired] = []
         state: t.Dict[int, bool] = {}  # False: being visited, True: placed
@@ -111,7 +115,9 @@ class _Planner:
         def visit(item: Desired) -> None:
             if state.get(id(item)) is not None:
                 if not state[id(item)]:
-                    raise PlanError(f"{item.path}: {item.key} needs itself, directly or through others; remove the loop")
+                    raise PlanError(
+                        f"{item.path}: {item.key} needs itself, directly or through others; remove the loop"
+                    )
                 return
             state[id(item)] = False
             for key in item.value.needs():
@@ -124,12 +130,21 @@ class _Planner:
             visit(item)
         return ordered
 
+    def _precedence(self, item: Desired) -> t.Tuple[int, int, bool]:
+        """Rank of the kind; what spreads to others; then changes, which may free names, before what is new."""
+        return (self.kinds[item.key.kind].RANK, self._spread(item.key), item.key not in self.state)
+
+    def _spread(self, key: Key) -> int:
+        return int(key.id not in getattr(self.kinds[key.kind], "SPREADING", ()))
+
     def _converge(self, item: Desired) -> None:
         kind = self.kinds[item.key.kind]
         current = self.state.get(item.key)
         if current is None:
             if kind.BORROWED and not self._needs_new(item):
-                raise PlanError(f"{item.path}: {item.key} is not there to be configured; correct the name or create it")
+                raise PlanError(
+                    f"{item.path}: {item.key} is not there to be configured; correct the name or create it"
+                )
             self._check_names_free(item)
             self._do(Operation(CREATE, item.key, None, item.value, "missing"))
             return
@@ -141,25 +156,24 @@ class _Planner:
         if target == current:
             return
         changes = ", ".join(
-            f"{name} {_text(had)} -> {_text(has)}" for name, had, has in model.differences(current, target) if name != "owner"
+            f"{name} {_text(had)} -> {_text(has)}" for name, had, has in model.differences(current, target, skip=model.BOOKKEEPING)
         )
         self._do(Operation(CHANGE, item.key, current, target, changes or "taken over (adopt)"))
 
     def _check_names_free(self, item: Desired) -> None:
         """A far end's name may be held by a link that is nobody's business here."""
-        leaving = {key for value in self.observed.values.values() for key in value.provides()}
-        staying = {key for value in self.state.values() for key in value.provides()}
         for key in item.value.provides()[1:]:
-            if key in staying or (self.observed.exists(key) and key not in leaving):
-                raise PlanError(f"{item.path}: {key} exists and was not made for this; choose another name or remove it first")
+            if self.names[key] or (self.observed.exists(key) and key not in self.observed_names):
+                raise PlanError(
+                    f"{item.path}: {key} exists and was not made for this; choose another name or remove it first"
+                )
 
     def _merged(self, key: Key, wanted: t.Any) -> t.Any:
         return merged(self.kinds[key.kind], self.state[key], wanted)
 
     def _needs_new(self, item: Desired) -> bool:
         """Whether what the item stands on is itself made by this plan, so that it could not be observed yet."""
-        made = {key for operation in self.operations if operation.verb == CREATE for key in operation.value.provides()}
-        return any(key in made for key in item.value.needs())
+        return any(key in self.made for key in item.value.needs())
 
     # --- whose it is -----------------------------------------------------------------------------------------------
 
@@ -170,11 +184,16 @@ class _Planner:
     @staticmethod
     def _is_shared(current: t.Any, target: t.Any) -> bool:
         """Addresses, routes, rules and neighbours that are exactly as wanted need not be ours."""
-        return getattr(current, "SHAREABLE", False) and dataclasses.replace(target, owner=current.owner) == current
+        return (
+            getattr(current, "SHAREABLE", False)
+            and dataclasses.replace(target, owner=current.owner) == current
+        )
 
     def _check_foreign(self, item: Desired, current: t.Any) -> None:
         if not item.adopt:
-            raise PlanError(f"{item.path}: {item.key} exists and {whose(current)}; choose another name or set adopt: true")
+            raise PlanError(
+                f"{item.path}: {item.key} exists and {whose(current)}; choose another name or set adopt: true"
+            )
 
     # --- what goes -------------------------------------------------------------------------------------------------
 
@@ -224,7 +243,7 @@ class _Planner:
         borrowed = [key for key in keys if self.kinds[key.kind].BORROWED]
         own = [key for key in keys if not self.kinds[key.kind].BORROWED]
         own.sort(key=lambda key: (depth(key), -self.kinds[key.kind].RANK))
-        borrowed.sort(key=lambda key: -self.kinds[key.kind].RANK)
+        borrowed.sort(key=lambda key: (-self.kinds[key.kind].RANK, self._spread(key)))
         return borrowed + own
 
     def _may_go(self, key: Key, rebuilt: t.Container[Key]) -> bool:
@@ -232,7 +251,9 @@ class _Planner:
         if kind.BORROWED or key in rebuilt or self.adopt or self._is_ours(key, self.state[key]):
             return True
         if self.insist:
-            raise PlanError(f"{key}: not removed, it {whose(self.state[key])}; set adopt: true to remove it all the same")
+            raise PlanError(
+                f"{key}: not removed, it {whose(self.state[key])}; set adopt: true to remove it all the same"
+            )
         self.notes.append(f"{key}: left alone, it {whose(self.state[key])}")
         return False
 
@@ -248,17 +269,20 @@ class _Planner:
     def _put_back(self, leaving: t.Sequence[Key]) -> None:
         """What others had on a device that we moved away, now that the device is back."""
         displaced = [key for key in leaving if self.claims[key].displaced_by and key not in self.state]
-        present = {name for value in self.state.values() for name in value.provides()}
         for key in sorted(displaced, key=lambda key: self.kinds[key.kind].RANK):
             value = self.claims[key].saved
-            if all(need in present or self.observed.exists(need) for need in value.needs()):
+            if value is not None and all(
+                self.names[need] or self.observed.exists(need) for need in value.needs()
+            ):
                 self._do(Operation(CREATE, key, None, value, f"came with {self.claims[key].displaced_by}"))
 
     def _delete(self, key: Key, reason: str) -> None:
         """One deletion, preceded by those that it implies: they run by themselves, but their inverses must run."""
         value = self.state[key]
         for dependant in self._dependants(value):
-            self._do(Operation(DELETE, dependant, self.state[dependant], None, f"goes with {key}", within=key))
+            self._do(
+                Operation(DELETE, dependant, self.state[dependant], None, f"goes with {key}", within=key)
+            )
         self._do(Operation(DELETE, key, value, None, reason))
 
     def _dependants(self, value: t.Any) -> t.List[Key]:
@@ -274,12 +298,18 @@ class _Planner:
                     gone.update(other.provides())
                     found.append(key)
                     grew = True
-        return sorted(reversed(found), key=lambda key: -self.kinds[key.kind].RANK)
+        found.reverse()
+        return sorted(found, key=lambda key: -self.kinds[key.kind].RANK)
 
     def _remove_namespaces(self, keys: t.Sequence[Key]) -> None:
         for key in sorted(keys):
             if self._may_go(key, ()):
-                known = {name.id for value in self.observed.values.values() for name in value.provides() if name.netns == key.id}
+                known = {
+                    name.id
+                    for value in self.observed.values.values()
+                    for name in value.provides()
+                    if name.netns == key.id
+                }
                 strangers = [name for name in self.state[key].strangers or () if name not in known]
                 if strangers and not self.adopt:
                     raise PlanError(
@@ -294,13 +324,28 @@ class _Planner:
         effects = self.kinds[operation.key.kind].side_effects(operation, self.state)
         for key, value in sorted(effects.items(), key=lambda row: -self.kinds[row[0].kind].RANK):
             if value is None:  # before the operation, so that undo brings it back after what it stands on
-                self._do(Operation(DELETE, key, self.state[key], None, f"goes with {operation.key}", within=operation.key))
+                self._do(
+                    Operation(
+                        DELETE, key, self.state[key], None, f"goes with {operation.key}", within=operation.key
+                    )
+                )
         self.operations.append(operation)
-        if operation.after is None:
-            self.state.pop(operation.key, None)
-        else:
-            self.state[operation.key] = operation.after
-        self.state.update({key: value for key, value in effects.items() if value is not None})
+        if operation.after is not None:
+            had = set(operation.before.provides()) if operation.before is not None else set()
+            self.made.update(name for name in operation.after.provides() if name not in had)
+        self._set(operation.key, operation.after)
+        for key, value in effects.items():
+            if value is not None:
+                self._set(key, value)
+
+    def _set(self, key: Key, value: t.Optional[t.Any]) -> None:
+        """Write one value of the state, or drop it, and keep the count of the names that exist."""
+        had = self.state.pop(key, None)
+        if had is not None:
+            self.names.subtract(had.provides())
+        if value is not None:
+            self.state[key] = value
+            self.names.update(value.provides())
 
 
 def merged(kind: model.Kind, observed: t.Any, desired: t.Any) -> t.Any:

@@ -37,7 +37,7 @@ def _extended(base: t.Any, extra: t.Sequence[t.Tuple[int, str, str]]) -> t.Any:
     return type(base.__name__, (base,), {"nla_map": tuple(rows + missing), "__module__": __name__})
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _library() -> types.SimpleNamespace:
     requirements.check_library()
     from pyroute2.netlink import nla
@@ -65,7 +65,7 @@ def _library() -> types.SimpleNamespace:
         )
 
         @staticmethod
-        def peer_info(self: t.Any, *_args: t.Any, **_kwargs: t.Any) -> t.Any:  # pylint: disable=bad-staticmethod-argument
+        def peer_info(_message: t.Any, *_args: t.Any, **_kwargs: t.Any) -> t.Any:
             return ifinfveth  # struct ifinfomsg and nested IFLA_*, as VETH_INFO_PEER
 
     ifinfmsg.ifinfo.register_link_kind(module={"netkit": netkit})

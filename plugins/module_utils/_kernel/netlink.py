@@ -127,22 +127,32 @@ class Netlink:
     def _exchange(self, kind: int, flags: int, payload: bytes) -> t.Iterator[bytes]:
         self._sequence += 1
         sequence = self._sequence
-        self._socket.send(HEADER.pack(HEADER.size + len(payload), kind, flags | NLM_F_REQUEST, sequence, 0) + payload)
+        self._socket.send(
+            HEADER.pack(HEADER.size + len(payload), kind, flags | NLM_F_REQUEST, sequence, 0) + payload
+        )
         interrupted = False
         while True:
             data = self._socket.recv(RECEIVE_BYTES)
             offset = 0
             while offset < len(data):
-                length, message_kind, message_flags, message_sequence, _port = HEADER.unpack_from(data, offset)
+                length, message_kind, message_flags, message_sequence, _port = HEADER.unpack_from(
+                    data, offset
+                )
                 start, offset = offset, offset + ((length + 3) & ~3)
                 if message_sequence != sequence:
                     continue  # the rest of an exchange that its caller gave up
                 interrupted = interrupted or bool(message_flags & NLM_F_DUMP_INTR)
                 if message_kind in (NLMSG_ERROR, NLMSG_DONE):
                     message = data[start : start + length]
-                    code = ERROR.unpack_from(message, HEADER.size)[0] if length >= HEADER.size + ERROR.size else 0
+                    code = (
+                        ERROR.unpack_from(message, HEADER.size)[0]
+                        if length >= HEADER.size + ERROR.size
+                        else 0
+                    )
                     if code:
-                        raise KernelError(-code, _extack(message, message_flags) if message_kind == NLMSG_ERROR else "")
+                        raise KernelError(
+                            -code, _extack(message, message_flags) if message_kind == NLMSG_ERROR else ""
+                        )
                     if interrupted:
                         raise _DumpInterrupted()
                     return

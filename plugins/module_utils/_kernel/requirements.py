@@ -68,4 +68,3 @@ def check_permission() -> None:
     ]
     if missing:
         raise UnsupportedError(f"permission missing: {' and '.join(missing)}; run as root (become: true)")
-

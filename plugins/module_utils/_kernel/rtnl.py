@@ -31,6 +31,7 @@ IFF_UP = 0x1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
 IFLA_EXT_MASK, IFLA_LINK_NETNSID, IFLA_PROP_LIST, IFLA_ALT_IFNAME = 29, 37, 52, 53
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
+IFLA_NETKIT_MODE = 5
 RTEXT_FILTER_SKIP_STATS = 1 << 3
 NETNSA_NSID, NETNSA_FD = 1, 3
 
@@ -60,7 +61,7 @@ def address_text(data: bytes) -> str:
 class LinkRecord(t.NamedTuple):
     """A link as the kernel reports it. ``data`` is IFLA_INFO_DATA undecoded; 0 and None mean absent."""
 
-    index: int
+    ifindex: int
     name: str
     flags: int
     mtu: int
@@ -74,7 +75,7 @@ class LinkRecord(t.NamedTuple):
 
 
 class AddressRecord(t.NamedTuple):
-    index: int
+    ifindex: int
     family: int
     local: str
     peer: str
@@ -121,7 +122,7 @@ class RuleRecord(t.NamedTuple):
 
 
 class NeighborRecord(t.NamedTuple):
-    index: int
+    ifindex: int
     family: int
     address: str
     lladdr: str
@@ -150,7 +151,7 @@ def decode_link(payload: bytes) -> LinkRecord:
     info = attributes(found[IFLA_LINKINFO]) if IFLA_LINKINFO in found else {}
     netnsid = found.get(IFLA_LINK_NETNSID)
     return LinkRecord(
-        index=index,
+        ifindex=index,
         name=_text(found[IFLA_IFNAME]),
         flags=flags,
         mtu=_u32(found, IFLA_MTU) or 0,
@@ -193,7 +194,7 @@ def addresses(netlink: Netlink) -> t.List[AddressRecord]:
         local = values.get(2, far)
         found.append(
             AddressRecord(
-                index=index,
+                ifindex=index,
                 family=family,
                 local=address_text(local),
                 peer=address_text(far) if far != local else "",
@@ -259,10 +260,17 @@ def routes(
 
 
 _RULE_KNOWN = frozenset((1, 2, 3, 6, 10, 14, 15, 16, 17, 18, 21, 22, 23, 24))
+_PORT_MASKS = (28, 29)  # FRA_SPORT_MASK and FRA_DPORT_MASK, which newer kernels report with every single port
+_WHOLE_PORT = b"\xff\xff"
+
+
+def _is_plain(values: Attributes) -> bool:
+    unknown = set(values) - _RULE_KNOWN
+    return all(kind in _PORT_MASKS and values[kind][:2] == _WHOLE_PORT for kind in unknown)
 
 
 def _range(data: t.Optional[bytes]) -> t.Optional[t.Tuple[int, int]]:
-    return struct.unpack("=HH", data[:4]) if data else None  # type: ignore[return-value]
+    return t.cast(t.Tuple[int, int], struct.unpack("=HH", data[:4])) if data else None
 
 
 def rules(netlink: Netlink, family: int) -> t.List[RuleRecord]:
@@ -297,7 +305,7 @@ def rules(netlink: Netlink, family: int) -> t.List[RuleRecord]:
                 ip_proto=values[22][0] if 22 in values else 0,
                 sport=_range(values.get(23)),
                 dport=_range(values.get(24)),
-                plain=not set(values) - _RULE_KNOWN and suppress in (None, 0xFFFFFFFF),
+                plain=_is_plain(values) and suppress in (None, 0xFFFFFFFF),
             )
         )
     return found
@@ -314,7 +322,7 @@ def neighbors(netlink: Netlink) -> t.List[NeighborRecord]:
                 continue
             found.append(
                 NeighborRecord(
-                    index=index,
+                    ifindex=index,
                     family=family,
                     address=address_text(values[1]),
                     lladdr=values.get(2, b"").hex(":"),

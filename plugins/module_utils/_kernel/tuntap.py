@@ -30,7 +30,9 @@ def create(name: str, mode: str) -> None:
     try:
         descriptor = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as problem:
-        raise UnsupportedError(f"{DEVICE}: {problem.strerror}; the kernel lacks CONFIG_TUN or its module") from problem
+        raise UnsupportedError(
+            f"{DEVICE}: {problem.strerror}; the kernel lacks CONFIG_TUN or its module"
+        ) from problem
     try:
         fcntl.ioctl(descriptor, TUNSETIFF, IFREQ.pack(name.encode(), FLAGS[mode] | IFF_NO_PI | IFF_TUN_EXCL))
         fcntl.ioctl(descriptor, TUNSETPERSIST, 1)

@@ -56,5 +56,7 @@ def gather(found: t.Iterable[Desired]) -> t.List[Desired]:
         for key in item.value.provides():
             other = names.setdefault(key, item)
             if other is not item:
-                raise SpecError(item.path, f"{key} is already declared by {other.path}; name each resource once")
+                raise SpecError(
+                    item.path, f"{key} is already declared by {other.path}; name each resource once"
+                )
     return desired

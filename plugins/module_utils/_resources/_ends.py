@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from .._engine.model import Desired
+from .._engine.model import Desired, Key
 from .._errors import KernelError
 from .._kernel import messages, namespaces, rtnl
 from .._kernel.host import Host
@@ -24,6 +24,7 @@ END_SPEC: t.Dict[str, t.Any] = {
     "addresses": {"type": "list", "elements": "str"},
     "master": {"type": "str"},
 }
+
 
 @dataclasses.dataclass(frozen=True)
 class End:
@@ -61,8 +62,39 @@ def belongings(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Des
         if end.get("master"):
             found.append(port.desired(space, name, end["master"], f"{end_path}.master", owner))
     for number, member in enumerate(item.get("ports") or ()):
-        found.append(port.desired(item.get("netns") or "", member, item["name"], f"{path}.ports[{number}]", owner))
+        found.append(
+            port.desired(item.get("netns") or "", member, item["name"], f"{path}.ports[{number}]", owner)
+        )
     return found
+
+
+IPV6_MTU = 1280  # RFC 8200: below it the kernel takes IPv6 off the device
+
+
+def lost_on(before: t.Any, after: t.Any, state: t.Mapping[Key, t.Any]) -> t.Dict[Key, None]:
+    """The values on one device that the kernel drops along with a change of it.
+
+    A move drops everything; going down drops routes and IPv6 addresses (fib_sync_down_dev, addrconf_ifdown); a small MTU
+    drops IPv6.
+    """
+    place = Key("link", before.netns, before.name)
+    moved = before.netns != after.netns
+    down = bool(before.up and after.up is False)
+    small = (before.mtu or 0) >= IPV6_MTU > (after.mtu or IPV6_MTU)
+    if not (moved or down or small):
+        return {}
+    lost: t.Dict[Key, None] = {}
+    for key, value in state.items():
+        if place not in value.needs():
+            continue
+        six = ":" in str(getattr(value, "destination", None) or getattr(value, "address", ""))
+        if (
+            moved
+            or (down and (key.kind == "route" or (key.kind == "address" and six)))
+            or (small and six and key.kind in ("route", "address"))
+        ):
+            lost[key] = None
+    return lost
 
 
 def move_end(host: Host, before: t.Any, after: t.Any) -> None:
@@ -72,7 +104,8 @@ def move_end(host: Host, before: t.Any, after: t.Any) -> None:
     if before.netns != after.netns:
         with namespaces.descriptor(after.netns) as descriptor:
             payload = messages.link(
-                [("IFLA_NET_NS_FD", descriptor), ("IFLA_IFNAME", after.name)], host.index_of(before.netns, before.name)
+                [("IFLA_NET_NS_FD", descriptor), ("IFLA_IFNAME", after.name)],
+                host.index_of(before.netns, before.name),
             )
             host.request(before.netns, rtnl.RTM_NEWLINK, 0, payload)
         host.links_changed(before.netns, before.name)
@@ -97,7 +130,12 @@ def as_left(before: t.Any, after: t.Any) -> t.Any:
 
 
 def set_end(
-    host: Host, space: str, name: str, before: t.Any, after: t.Any, options: t.Optional[t.Mapping[str, t.Any]] = None
+    host: Host,
+    space: str,
+    name: str,
+    before: t.Any,
+    after: t.Any,
+    options: t.Optional[t.Mapping[str, t.Any]] = None,
 ) -> None:
     """Send the differences of one device in one request; nothing when there is none."""
     attrs: messages.AttributeList = []
@@ -106,7 +144,10 @@ def set_end(
     if after.mac is not None and after.mac != before.mac:
         attrs.append(("IFLA_ADDRESS", after.mac))
     if options:
-        info = [("IFLA_INFO_KIND", after.kind), ("IFLA_INFO_DATA", {"attrs": link_kinds.encode_options(after.kind, options)})]
+        info = [
+            ("IFLA_INFO_KIND", after.kind),
+            ("IFLA_INFO_DATA", {"attrs": link_kinds.encode_options(after.kind, options)}),
+        ]
         attrs.append(("IFLA_LINKINFO", {"attrs": info}))
     up = after.up if after.up is not None and after.up != before.up else None
     if attrs or up is not None:
@@ -117,7 +158,11 @@ def end_commands(before: t.Any, after: t.Any) -> t.List[str]:
     """The lines that change one device from before to after."""
     lines = []
     if before.netns != after.netns:
-        lines.append(_fields.ip(before.netns, "link", "set", before.name, "netns", after.netns or "1", "name", after.name))
+        lines.append(
+            _fields.ip(
+                before.netns, "link", "set", before.name, "netns", after.netns or "1", "name", after.name
+            )
+        )
     elif before.name != after.name:
         lines.append(_fields.ip(before.netns, "link", "set", before.name, "name", after.name))
     words: t.List[str] = []

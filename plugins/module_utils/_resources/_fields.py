@@ -18,7 +18,8 @@ IFNAMSIZ = 16  # with the final zero byte (linux/if.h)
 MTU_MIN, MTU_MAX = 68, 65535  # RFC 791; IP's total length has 16 bits
 PROTOCOL = 207  # our number on addresses, routes, rules and neighbours: free in rtnetlink.h and in iproute2's rt_protos
 MARK_PREFIX = "cnf-"
-TOPOLOGY_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}$", re.IGNORECASE)
+MARK = re.compile(rf"{MARK_PREFIX}(.+)-[0-9a-f]{{12}}\Z")
+TOPOLOGY_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}\Z", re.IGNORECASE)
 
 Interface = t.Union[ipaddress.IPv4Interface, ipaddress.IPv6Interface]
 Network = t.Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
@@ -34,8 +35,9 @@ def mark_of(topology: str, key: Key) -> str:
 def owner_of(altnames: t.Iterable[str]) -> t.Optional[str]:
     """The topology that an ownership altname names, or None."""
     for altname in altnames:
-        if altname.startswith(MARK_PREFIX) and "-" in altname[len(MARK_PREFIX) :]:
-            return altname[len(MARK_PREFIX) :].rsplit("-", 1)[0]
+        found = MARK.match(altname)
+        if found:
+            return found.group(1)
     return None
 
 
@@ -45,7 +47,9 @@ def owner_of_protocol(protocol: int) -> t.Optional[str]:
 
 def topology_name(name: str, path: str) -> str:
     if not TOPOLOGY_NAME.match(name):
-        raise SpecError(path, f"{name!r} is not a topology name: up to 63 of A-Z a-z 0-9 _ . - and no sign first")
+        raise SpecError(
+            path, f"{name!r} is not a topology name: up to 63 of A-Z a-z 0-9 _ . - and no sign first"
+        )
     return name
 
 
@@ -53,7 +57,10 @@ def ifname(name: t.Any, path: str) -> str:
     """A device name as the kernel accepts it (dev_valid_name in net/core/dev.c)."""
     text = str(name)
     if not text or len(text.encode()) >= IFNAMSIZ:
-        raise SpecError(path, f"{text!r} has {len(text.encode())} bytes; a device name has 1 to {IFNAMSIZ - 1}, shorten it")
+        raise SpecError(
+            path,
+            f"{text!r} has {len(text.encode())} bytes; a device name has 1 to {IFNAMSIZ - 1}, shorten it",
+        )
     if text in (".", "..") or re.search(r"[/:%\s]", text):
         raise SpecError(path, f"{text!r} is not a device name: '/', ':', '%' and white space are not allowed")
     return text
@@ -73,7 +80,9 @@ def mtu(value: t.Optional[int], path: str) -> t.Optional[int]:
 
 def whole(value: t.Optional[int], lowest: int, highest: int, path: str, unit: str = "") -> t.Optional[int]:
     if value is not None and not lowest <= value <= highest:
-        raise SpecError(path, f"{value} is out of range; give {lowest} to {highest}{' ' + unit if unit else ''}")
+        raise SpecError(
+            path, f"{value} is out of range; give {lowest} to {highest}{' ' + unit if unit else ''}"
+        )
     return value
 
 
@@ -82,10 +91,13 @@ def mac(value: t.Optional[str], path: str) -> t.Optional[str]:
     if value is None:
         return None
     text = value.lower().replace("-", ":")
-    if not re.match(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}$", text):
+    if not re.match(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z", text):
         raise SpecError(path, f"{value!r} is not a hardware address such as 02:00:00:00:00:01")
     if int(text[:2], 16) & 1 or text == "00:00:00:00:00:00":
-        raise SpecError(path, f"{value!r} is a group or zero address; a device needs a unicast one, such as 02:00:00:00:00:01")
+        raise SpecError(
+            path,
+            f"{value!r} is a group or zero address; a device needs a unicast one, such as 02:00:00:00:00:01",
+        )
     return text
 
 
@@ -94,7 +106,9 @@ def interface(text: t.Any, path: str) -> Interface:
     try:
         return ipaddress.ip_interface(str(text))
     except ValueError:
-        raise SpecError(path, f"{text!r} is not an address with prefix length, such as 10.0.0.1/24 or fd00::1/64") from None
+        raise SpecError(
+            path, f"{text!r} is not an address with prefix length, such as 10.0.0.1/24 or fd00::1/64"
+        ) from None
 
 
 def network(text: t.Any, path: str) -> Network:

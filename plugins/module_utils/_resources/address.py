@@ -42,6 +42,7 @@ REQUIRED = ("dev", "address")
 class Value:
     """An address with its prefix length. An IPv6 address is on a device once, whatever its prefix length."""
 
+    IDENTITY: t.ClassVar[t.Tuple[str, ...]] = ("dev", "address")
     SHAREABLE: t.ClassVar[bool] = True
 
     dev: str
@@ -56,7 +57,11 @@ class Value:
     made_by: t.Optional[str] = None
 
     def key(self) -> Key:
-        return Key(NAME, self.netns, f"{self.dev} {self.address}" + ("" if ":" in self.address else f"/{self.prefixlen}"))
+        return Key(
+            NAME,
+            self.netns,
+            f"{self.dev} {self.address}" + ("" if ":" in self.address else f"/{self.prefixlen}"),
+        )
 
     def needs(self) -> t.Tuple[Key, ...]:
         return (Key("link", self.netns, self.dev),)
@@ -89,9 +94,13 @@ def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]
         noprefixroute=item.get("noprefixroute"),
     )
     if value.family == rtnl.AF_INET and value.nodad:
-        raise SpecError(f"{path}.nodad", "applies to IPv6 only: IPv4 has no duplicate address detection; leave it out")
+        raise SpecError(
+            f"{path}.nodad", "applies to IPv6 only: IPv4 has no duplicate address detection; leave it out"
+        )
     if value.family == rtnl.AF_INET6 and value.scope not in (None, "global"):
-        raise SpecError(f"{path}.scope", "the kernel derives the scope of an IPv6 address from the address; leave it out")
+        raise SpecError(
+            f"{path}.scope", "the kernel derives the scope of an IPv6 address from the address; leave it out"
+        )
     return [dataclasses.replace(main, value=value, path=path)]
 
 
@@ -119,7 +128,7 @@ def observe(
         by_index = host.addresses(space)
         for name in names:
             record = host.find_link(space, name)
-            for row in by_index.get(record.index, ()) if record else ():
+            for row in by_index.get(record.ifindex, ()) if record else ():
                 observed = observed_value(space, name, row)
                 # What the kernel makes by itself it makes again by itself: nothing to remember for undo.
                 if observed.made_by is None or observed.key() in wanted:
@@ -138,7 +147,8 @@ def observed_value(netns: str, dev: str, row: rtnl.AddressRecord) -> Value:
         nodad=bool(row.flags & IFA_F_NODAD),
         noprefixroute=bool(row.flags & IFA_F_NOPREFIXROUTE),
         owner=_fields.owner_of_protocol(row.proto),
-        made_by=IFAPROT_NAMES.get(row.proto) or (None if row.flags & IFA_F_PERMANENT else "DHCP or autoconfiguration"),
+        made_by=IFAPROT_NAMES.get(row.proto)
+        or (None if row.flags & IFA_F_PERMANENT else "DHCP or autoconfiguration"),
     )
 
 
@@ -156,7 +166,10 @@ def side_effects(operation: Operation, state: t.Mapping[Key, t.Any]) -> t.Dict[K
         return {}
     place = (gone.netns, gone.dev)
     others = any(
-        key.kind == NAME and key != operation.key and (other.netns, other.dev) == place and other.family == gone.family
+        key.kind == NAME
+        and key != operation.key
+        and (other.netns, other.dev) == place
+        and other.family == gone.family
         for key, other in state.items()
     )
     found: t.Dict[Key, t.Any] = {}
@@ -195,7 +208,10 @@ def _keeping_secondaries(host: Host, value: Value) -> t.Iterator[None]:
 
 
 def _request(host: Host, kind: int, flags: int, value: Value, tolerated: t.Container[str]) -> None:
-    attrs: messages.AttributeList = [("IFA_LOCAL", value.address), ("IFA_ADDRESS", value.peer or value.address)]
+    attrs: messages.AttributeList = [
+        ("IFA_LOCAL", value.address),
+        ("IFA_ADDRESS", value.peer or value.address),
+    ]
     if kind == rtnl.RTM_NEWADDR:
         number = IFA_F_NODAD * bool(value.nodad) | IFA_F_NOPREFIXROUTE * bool(value.noprefixroute)
         if number:
@@ -204,7 +220,9 @@ def _request(host: Host, kind: int, flags: int, value: Value, tolerated: t.Conta
             attrs.append(("IFA_PROTO", _fields.PROTOCOL))
     scope = SCOPES.get(value.scope or "", 0)
     try:
-        payload = messages.address(value.family, value.prefixlen, host.index_of(value.netns, value.dev), scope, attrs)
+        payload = messages.address(
+            value.family, value.prefixlen, host.index_of(value.netns, value.dev), scope, attrs
+        )
         host.request(value.netns, kind, flags, payload)
     except KernelError as problem:
         if problem.name not in tolerated:

@@ -17,7 +17,7 @@ from .._engine import model
 from .._engine.model import Desired, Key, Operation
 from .._kernel import rtnl
 from .._kernel.host import Host
-from . import _ends, _fields, link_kinds
+from . import _ends, link_kinds
 
 NAME = "existing_link"
 RANK = 20
@@ -27,6 +27,8 @@ BORROWED = True
 @dataclasses.dataclass(frozen=True)
 class Value:
     """A device that we did not make. ``netns`` is where it is (observed) or shall be (desired); ``id`` where it is declared."""
+
+    IDENTITY: t.ClassVar[t.Tuple[str, ...]] = ("name",)
 
     name: str
     netns: str
@@ -81,12 +83,12 @@ def fixed(before: Value, after: Value) -> t.List[str]:
 
 
 def side_effects(operation: Operation, state: t.Mapping[Key, t.Any]) -> t.Dict[Key, t.Any]:
-    """A device that moves loses its addresses, routes and neighbours."""
-    before, after = operation.before, operation.after
-    if before is None or after is None or before.netns == after.netns:
+    """What vanishes from a device that moves, goes down or gets too small for IPv6."""
+    if operation.verb != model.CHANGE:
         return {}
-    moved = Key("link", before.netns, before.name)
-    return {key: None for key, value in state.items() if key != operation.key and moved in value.needs()}
+    lost = _ends.lost_on(operation.before, operation.after, state)
+    lost.pop(operation.key, None)
+    return lost
 
 
 def apply(host: Host, operation: Operation) -> None:

@@ -19,7 +19,18 @@ from .._errors import KernelError, SpecError
 from .._kernel import messages, namespaces, rtnl, tuntap
 from .._kernel.host import Host
 from . import _fields, existing_link, link_kinds, netns
-from ._ends import END_SPEC, End, as_left, belongings, end_commands, end_item, move_end, near_end, set_end
+from ._ends import (
+    END_SPEC,
+    End,
+    as_left,
+    belongings,
+    end_commands,
+    end_item,
+    lost_on,
+    move_end,
+    near_end,
+    set_end,
+)
 from .link_kinds import KINDS
 
 NAME = SECTION = "link"
@@ -56,7 +67,13 @@ ARGUMENT_SPEC: t.Dict[str, t.Any] = {
 }
 
 # Options of one kind each: required ones first, then what a new link gets when nothing is said.
-KIND_NEEDS = {"veth": ("peer",), "vlan": ("parent", "vlan_id"), "vxlan": ("vni",), "vrf": ("table",), "macvlan": ("parent",)}
+KIND_NEEDS = {
+    "veth": ("peer",),
+    "vlan": ("parent", "vlan_id"),
+    "vxlan": ("vni",),
+    "vrf": ("table",),
+    "macvlan": ("parent",),
+}
 DEFAULTS: t.Dict[str, t.Dict[str, t.Any]] = {
     "vlan": {"vlan_protocol": "802.1q"},
     "vxlan": {"port": 4789},  # RFC 7348; the kernel's own default is the older 8472
@@ -72,10 +89,14 @@ RANGES = {
     "forward_delay": (0, 30),
 }
 
+SPECIAL = sorted({name for row in KINDS.values() for name in row.options} | {"peer", "parent", "ports"})
+
 
 @dataclasses.dataclass(frozen=True)
 class Value:
     """A link. ``netns`` and ``name`` observed are where and what it is now, which may differ from its identity ``id``."""
+
+    IDENTITY: t.ClassVar[t.Tuple[str, ...]] = ("name",)
 
     name: str
     netns: str
@@ -94,7 +115,9 @@ class Value:
         return Key(NAME, space, name)
 
     def needs(self) -> t.Tuple[Key, ...]:
-        needed = [Key("netns", "", space) for space in (self.netns, self.peer.netns if self.peer else "") if space]
+        needed = [
+            Key("netns", "", space) for space in (self.netns, self.peer.netns if self.peer else "") if space
+        ]
         if self.parent:
             needed.append(Key(NAME, self.netns, self.parent))
         return tuple(key for key in needed if key.id != UNNAMED)
@@ -111,7 +134,10 @@ class Value:
 def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]:
     kind = item.get("kind")
     if kind is None:
-        raise SpecError(f"{path}.kind", "missing; say which kind of link to make, or existing to configure one that is there")
+        raise SpecError(
+            f"{path}.kind",
+            "missing; say which kind of link to make, or existing to configure one that is there",
+        )
     _check_options(kind, item, path)
     if kind == "existing":
         return existing_link.parse(item, path, owner)
@@ -123,8 +149,17 @@ def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]
         peer=far_end(item["peer"], f"{path}.peer") if item.get("peer") else None,
         owner=owner,
     )
+    check_ends(value, path)
     main = Desired(value, path, recreate=bool(item.get("recreate")), adopt=bool(item.get("adopt")))
     return [main, *belongings(item, path, owner)]
+
+
+def check_ends(value: Value, path: str) -> None:
+    if value.peer is not None and (value.peer.netns, value.peer.name) == (value.netns, value.name):
+        raise SpecError(
+            f"{path}.peer.name",
+            f"{value.name} is the name of the near end too; the ends need two names or two namespaces",
+        )
 
 
 def keys(item: t.Mapping[str, t.Any], path: str, claims: t.Mapping[Key, Claim]) -> t.List[Key]:
@@ -133,7 +168,11 @@ def keys(item: t.Mapping[str, t.Any], path: str, claims: t.Mapping[Key, Claim]) 
     borrowed = Key(existing_link.NAME, space, name)
     if borrowed not in claims:
         return [Key(NAME, space, name)]
-    on_it = [key for key in claims if key.netns == space and key.kind in ("address", "port") and key.id.split()[0] == name]
+    on_it = [
+        key
+        for key in claims
+        if key.netns == space and key.kind in ("address", "port") and key.id.split()[0] == name
+    ]
     return [borrowed, *on_it]
 
 
@@ -144,22 +183,27 @@ def far_end(item: t.Mapping[str, t.Any], path: str) -> End:
 def _check_options(kind: str, item: t.Mapping[str, t.Any], path: str) -> None:
     for name in KIND_NEEDS.get(kind, ()):
         if item.get(name) is None:
-            raise SpecError(f"{path}.{name}", f"missing; a {kind} link needs it")
+            raise SpecError(f"{path}.{name}", f"missing; {_article(kind)} {kind} link needs it")
     allowed = set(KINDS[kind].options) if kind in KINDS else set()
     allowed |= set(KIND_NEEDS.get(kind, ()))
     if kind == "bridge":
         allowed.add("ports")
     if kind in ("vxlan", "vlan", "macvlan"):
         allowed.add("parent")
-    special = {name for row in KINDS.values() for name in row.options} | {"peer", "parent", "ports"}
-    for name in sorted(special - allowed):
-        if item.get(name) is not None:
-            fitting = sorted(allowed & special)
+    for name in SPECIAL:
+        if name not in allowed and item.get(name) is not None:
+            fitting = sorted(allowed.intersection(SPECIAL))
             raise SpecError(
-                f"{path}.{name}", f"does not apply to a {kind} link" + (f"; it takes {', '.join(fitting)}" if fitting else "")
+                f"{path}.{name}",
+                f"does not apply to {_article(kind)} {kind} link"
+                + (f"; it takes {', '.join(fitting)}" if fitting else ""),
             )
     for name, (lowest, highest) in RANGES.items():
         _fields.whole(item.get(name), lowest, highest, f"{path}.{name}")
+
+
+def _article(kind: str) -> str:
+    return "an" if kind[0] in "aeiou" else "a"
 
 
 def _options(kind: str, item: t.Mapping[str, t.Any], path: str) -> t.Optional[t.Dict[str, t.Any]]:
@@ -201,9 +245,7 @@ def _declare_far_name(host: Host, desired: t.Optional[Value], value: Value) -> N
         host.declare_name(actual.netns, actual.name, wanted.name)
 
 
-def _locate(
-    host: Host, key: Key, topology: str, known: bool
-) -> t.Optional[t.Tuple[str, rtnl.LinkRecord]]:
+def _locate(host: Host, key: Key, topology: str, known: bool) -> t.Optional[t.Tuple[str, rtnl.LinkRecord]]:
     """Our link by its mark wherever it is now, else whatever holds the name. Renames and moves by hand are found this way."""
     mark = _fields.mark_of(topology, key)
     links = host.links(key.netns)
@@ -233,7 +275,9 @@ def observe_one(host: Host, space: str, record: rtnl.LinkRecord) -> Value:
         up=bool(record.flags & rtnl.IFF_UP),
         mtu=record.mtu,
         mac=record.mac,
-        parent=host.name_of(space, parent_index) if parent_index and not is_pair and record.link_netnsid is None else None,
+        parent=host.name_of(space, parent_index)
+        if parent_index and not is_pair and record.link_netnsid is None
+        else None,
         options=link_kinds.decode_options(kind, record.data) or None,
         peer=_observe_far_end(host, space, record) if is_pair else None,
         owner=_fields.owner_of(record.altnames),
@@ -253,7 +297,11 @@ def _observe_far_end(host: Host, space: str, record: rtnl.LinkRecord) -> End:
 def lacking(host: Host, value: Value) -> t.Optional[str]:
     """What the kernel lacks to make a link of this kind; None when it can."""
     if value.kind in ("tun", "tap"):
-        return None if tuntap.available() else "this kernel has no /dev/net/tun: it lacks CONFIG_TUN or the tun module"
+        return (
+            None
+            if tuntap.available()
+            else "this kernel has no /dev/net/tun: it lacks CONFIG_TUN or the tun module"
+        )
     if host.supports_link_kind(value.kind):
         return None
     since = " (Linux 6.7)" if value.kind == "netkit" else ""
@@ -271,7 +319,9 @@ def merged(observed: Value, desired: Value) -> Value:
     """Head and tail room are wishes for creation: the kernel may report more later (ndo_set_rx_headroom)."""
     target = t.cast(Value, model.merge(observed, desired))
     had, has = observed.options or {}, target.options or {}
-    grown = {name: had[name] for name in ("headroom", "tailroom") if name in had and had[name] >= has[name]}
+    grown: t.Dict[str, t.Any] = {
+        name: had[name] for name in ("headroom", "tailroom") if name in had and had[name] >= has[name]
+    }
     return dataclasses.replace(target, options={**has, **grown}) if grown else target
 
 
@@ -282,7 +332,7 @@ def fixed(before: Value, after: Value) -> t.List[str]:
     options = KINDS[after.kind].options if after.kind in KINDS else {}
     for name, _had, _has in model.differences(before, after):
         option = options.get(name)
-        if option and not option.mutable or name in ("parent", "options"):
+        if (option and not option.mutable) or name in ("parent", "options"):
             names.append(name)
     return names
 
@@ -293,18 +343,15 @@ def broken(value: Value) -> bool:
 
 
 def side_effects(operation: Operation, state: t.Mapping[Key, t.Any]) -> t.Dict[Key, t.Any]:
-    """A link that moves to another namespace loses its addresses, routes and neighbours there."""
+    """What vanishes from the ends of a link that moves, goes down or gets too small for IPv6."""
     before, after = operation.before, operation.after
     if operation.verb != model.CHANGE:
         return {}
-    moved = set()
-    if before.netns != after.netns:
-        moved.add(Key(NAME, before.netns, before.name))
-    if before.peer and after.peer and before.peer.netns != after.peer.netns:
-        moved.add(Key(NAME, before.peer.netns, before.peer.name))
-    return {
-        key: None for key, value in state.items() if key != operation.key and any(need in moved for need in value.needs())
-    }
+    lost = lost_on(before, after, state)
+    if before.peer and after.peer:
+        lost.update(lost_on(before.peer, after.peer, state))
+    lost.pop(operation.key, None)
+    return lost
 
 
 # --- apply -------------------------------------------------------------------------------------------------------------
@@ -324,7 +371,9 @@ def _end_attributes(value: t.Any, kind: str, options: t.Mapping[str, t.Any]) -> 
     if value.mtu:
         attrs.append(("IFLA_MTU", value.mtu))
     # netkit in L3 mode has no hardware address and refuses one (EOPNOTSUPP), also its own all-zero one read back.
-    if value.mac and not (kind == "netkit" and options.get("mode", "l3") == "l3" and not int(value.mac.replace(":", ""), 16)):
+    if value.mac and not (
+        kind == "netkit" and options.get("mode", "l3") == "l3" and not int(value.mac.replace(":", ""), 16)
+    ):
         attrs.append(("IFLA_ADDRESS", value.mac))
     return attrs
 
@@ -343,7 +392,9 @@ def _create(host: Host, value: Value) -> None:
     if value.peer and value.peer.up:
         # Not in the same request: netkit ignores the flags of the peer's ifinfomsg, veth refuses them (ENOTCONN, its far end
         # is not linked yet when the kernel opens it).
-        host.request(value.peer.netns, rtnl.RTM_NEWLINK, 0, messages.link([("IFLA_IFNAME", value.peer.name)], up=True))
+        host.request(
+            value.peer.netns, rtnl.RTM_NEWLINK, 0, messages.link([("IFLA_IFNAME", value.peer.name)], up=True)
+        )
 
 
 def _request_new(host: Host, value: Value, peer_descriptor: t.Optional[int]) -> None:
@@ -423,7 +474,9 @@ def _create_commands(value: Value) -> t.List[str]:
             words += ["netns", value.peer.netns or "1"]
     lines = [_fields.ip(value.netns, *words)]
     lines += [
-        _fields.ip(end.netns, "link", "set", end.name, "up") for end in (value, value.peer) if end is not None and end.up
+        _fields.ip(end.netns, "link", "set", end.name, "up")
+        for end in (value, value.peer)
+        if end is not None and end.up
     ]
     if value.owner:
         mark = _fields.mark_of(value.owner, value.key())
@@ -449,9 +502,13 @@ def _change_commands(before: Value, after: Value) -> t.List[str]:
     if changed:
         words = link_kinds.iproute_options(changed)
         lines.append(_fields.ip(after.netns, "link", "set", after.name, "type", after.kind, *words))
-    if before.owner != after.owner and after.owner:
-        mark = _fields.mark_of(after.owner, after.key())
-        lines.append(_fields.ip(after.netns, "link", "property", "add", "dev", after.name, "altname", mark))
+    if before.owner != after.owner:
+        for verb, owner in (("del", before.owner), ("add", after.owner)):
+            if owner:
+                mark = _fields.mark_of(owner, after.key())
+                lines.append(
+                    _fields.ip(after.netns, "link", "property", verb, "dev", after.name, "altname", mark)
+                )
     return lines
 
 
@@ -466,7 +523,9 @@ def to_item(value: Value) -> t.Tuple[str, t.Dict[str, t.Any]]:
     item.update(end_item(value))
     if value.parent:
         item["parent"] = value.parent
-    item.update({name: option for name, option in (value.options or {}).items() if option not in ("", "0.0.0.0")})
+    item.update(
+        {name: option for name, option in (value.options or {}).items() if option not in ("", "0.0.0.0")}
+    )
     if value.peer:
         place = {"netns": value.peer.netns} if value.peer.netns else {}
         item["peer"] = {"name": value.peer.name, **place, **end_item(value.peer)}

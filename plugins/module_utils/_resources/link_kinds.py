@@ -46,7 +46,9 @@ def _choice(layout: str, names: t.Mapping[str, int]) -> Codec:
 
 
 U8, U16, U32, BE16 = _number("=B"), _number("=H"), _number("=I"), _number(">H")
-SECONDS = Codec(lambda data: struct.unpack_from("=I", data)[0] // 100, lambda seconds: seconds * 100)  # USER_HZ
+SECONDS = Codec(
+    lambda data: struct.unpack_from("=I", data)[0] // 100, lambda seconds: seconds * 100
+)  # USER_HZ
 ADDRESS = Codec(address_text)
 NETKIT_MODES = {"l2": 0, "l3": 1}
 NETKIT_POLICIES = {"forward": 0, "blackhole": 2}
@@ -122,7 +124,9 @@ KINDS: t.Dict[str, LinkKind] = {
         options={
             "vni": Option("IFLA_VXLAN_ID", 1, U32),
             "local": Option("IFLA_VXLAN_LOCAL", 4, ADDRESS, name6="IFLA_VXLAN_LOCAL6", number6=17),
-            "remote": Option("IFLA_VXLAN_GROUP", 2, ADDRESS, mutable=True, name6="IFLA_VXLAN_GROUP6", number6=16),
+            "remote": Option(
+                "IFLA_VXLAN_GROUP", 2, ADDRESS, mutable=True, name6="IFLA_VXLAN_GROUP6", number6=16
+            ),
             "port": Option("IFLA_VXLAN_PORT", 15, BE16),
             "learning": Option("IFLA_VXLAN_LEARNING", 7, _boolean("=B"), mutable=True),
             "ttl": Option("IFLA_VXLAN_TTL", 5, U8),

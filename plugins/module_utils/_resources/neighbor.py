@@ -37,6 +37,7 @@ REQUIRED = ("dev", "address")
 class Value:
     """A neighbour. A managed one has the hardware address that the kernel resolves; it is not compared."""
 
+    IDENTITY: t.ClassVar[t.Tuple[str, ...]] = ("dev", "address")
     SHAREABLE: t.ClassVar[bool] = True
 
     dev: str
@@ -61,7 +62,9 @@ def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]
     value = _identity(item, path)
     mac, managed = _fields.mac(item.get("mac"), f"{path}.mac"), bool(item.get("managed"))
     if bool(mac) == managed:
-        raise SpecError(f"{path}.mac", "give either mac (a permanent entry) or managed: true (the kernel resolves it)")
+        raise SpecError(
+            f"{path}.mac", "give either mac (a permanent entry) or managed: true (the kernel resolves it)"
+        )
     value = dataclasses.replace(value, mac=mac, managed=managed, owner=model.ANY_TOPOLOGY)
     return [Desired(value, path, adopt=bool(item.get("adopt")))]
 
@@ -98,7 +101,7 @@ def observed_value(host: Host, space: str, record: rtnl.NeighborRecord) -> t.Opt
     if not managed and not record.state & NUD_PERMANENT:
         return None
     return Value(
-        dev=host.name_of(space, record.index),
+        dev=host.name_of(space, record.ifindex),
         netns=space,
         address=record.address,
         mac=record.lladdr,

@@ -40,7 +40,9 @@ def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]
     if item["mode"] == "l3":
         for end, end_path in ((item, path), (item["peer"], f"{path}.peer")):
             if end.get("mac"):
-                raise SpecError(f"{end_path}.mac", "an l3 netkit has no hardware address; leave it out or use mode: l2")
+                raise SpecError(
+                    f"{end_path}.mac", "an l3 netkit has no hardware address; leave it out or use mode: l2"
+                )
     value = link.Value(
         kind="netkit",
         **near_end(item, path),
@@ -48,6 +50,7 @@ def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]
         peer=End(**near_end(item["peer"], f"{path}.peer")),
         owner=owner,
     )
+    link.check_ends(value, path)
     veth = dataclasses.replace(value, kind="veth", options=None) if item["fallback"] == "veth" else None
     main = Desired(value, path, bool(item["recreate"]), bool(item.get("adopt")), alternative=veth)
     return [main, *belongings(item, path, owner)]

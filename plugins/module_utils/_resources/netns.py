@@ -36,6 +36,8 @@ class Value:
     """A named network namespace. ``strangers`` (observed only) are the links in it that are neither the kernel's
     nor, by their marks, of this topology."""
 
+    IDENTITY: t.ClassVar[t.Tuple[str, ...]] = ("name",)
+
     name: str
     lo_up: t.Optional[bool] = None
     owner: t.Optional[str] = None

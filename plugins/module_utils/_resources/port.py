@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from .._engine import model
 from .._engine.model import Desired, Key, Operation
 from .._kernel import messages, rtnl
 from .._kernel.host import Host
@@ -23,6 +22,8 @@ BORROWED = True
 @dataclasses.dataclass(frozen=True)
 class Value:
     """That ``link`` belongs to ``master``; an empty master is none."""
+
+    IDENTITY: t.ClassVar[t.Tuple[str, ...]] = ("link",)
 
     link: str
     netns: str
@@ -52,7 +53,9 @@ def observe(
         if key.kind == NAME:
             record = host.find_link(key.netns, key.id)
             if record is not None:
-                found[key] = Value(key.id, key.netns, host.name_of(key.netns, record.master) if record.master else "")
+                found[key] = Value(
+                    key.id, key.netns, host.name_of(key.netns, record.master) if record.master else ""
+                )
     return found
 
 

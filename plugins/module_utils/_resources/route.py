@@ -27,9 +27,30 @@ SCOPES = {"global": 0, "site": 200, "link": 253, "host": 254}
 SCOPE_NAMES = {number: name for name, number in SCOPES.items()}
 TABLES = {"main": 254, "local": 255, "default": 253}
 TABLE_NAMES = {number: name for name, number in TABLES.items()}
-PROTOCOLS = {1: "an ICMP redirect", 2: "the kernel", 3: "hand (ip route)", 4: "an administrator", 9: "a router advertisement"}
-PROTOCOLS.update({11: "zebra", 12: "bird", 16: "a DHCP client", 42: "babel", 186: "BGP", 187: "IS-IS", 188: "OSPF", 189: "RIP"})
-KERNEL_MADE = (1, 2, 9)  # redirects, connected routes, router advertisements: the kernel makes them again by itself
+PROTOCOLS = {
+    1: "an ICMP redirect",
+    2: "the kernel",
+    3: "hand (ip route)",
+    4: "an administrator",
+    9: "a router advertisement",
+}
+PROTOCOLS.update(
+    {
+        11: "zebra",
+        12: "bird",
+        16: "a DHCP client",
+        42: "babel",
+        186: "BGP",
+        187: "IS-IS",
+        188: "OSPF",
+        189: "RIP",
+    }
+)
+KERNEL_MADE = (
+    1,
+    2,
+    9,
+)  # redirects, connected routes, router advertisements: the kernel makes them again by itself
 METRIC6 = 1024  # IP6_RT_PRIO_USER: what the kernel takes when an IPv6 route names none
 
 ARGUMENT_SPEC: t.Dict[str, t.Any] = {
@@ -52,6 +73,7 @@ REQUIRED = ("destination",)
 class Value:
     """A route. Identity: namespace, table, destination and metric (the kernel's own key, without TOS)."""
 
+    IDENTITY: t.ClassVar[t.Tuple[str, ...]] = ("destination", "table", "metric")
     SHAREABLE: t.ClassVar[bool] = True
 
     destination: str
@@ -101,7 +123,9 @@ def table_of(text: t.Any, path: str) -> int:
     try:
         number = int(text)
     except ValueError:
-        raise SpecError(path, f"{text!r} is not a table: give main, local, default or a number up to 4294967295") from None
+        raise SpecError(
+            path, f"{text!r} is not a table: give main, local, default or a number up to 4294967295"
+        ) from None
     return t.cast(int, _fields.whole(number, 1, (1 << 32) - 1, path))
 
 
@@ -113,7 +137,10 @@ def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]
     _check_next_hop(value, kind, via, dev, item, path)
     source = str(_fields.address(item["source"], f"{path}.source")) if item.get("source") else None
     if source and (":" in source) != (value.family == rtnl.AF_INET6):
-        raise SpecError(f"{path}.source", f"{source} is not of the destination's family; a packet has addresses of one family")
+        raise SpecError(
+            f"{path}.source",
+            f"{source} is not of the destination's family; a packet has addresses of one family",
+        )
     if item.get("scope") not in (None, "global") and value.family == rtnl.AF_INET6:
         raise SpecError(f"{path}.scope", "IPv6 routes have no scope; leave it out")
     value = dataclasses.replace(
@@ -131,7 +158,9 @@ def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]
 
 def _identity(item: t.Mapping[str, t.Any], path: str) -> Value:
     _fields.require(item, REQUIRED, path)
-    destination = destination_of(item["destination"], item.get("family"), item.get("via"), f"{path}.destination")
+    destination = destination_of(
+        item["destination"], item.get("family"), item.get("via"), f"{path}.destination"
+    )
     metric = _fields.whole(item.get("metric"), 0, (1 << 32) - 1, f"{path}.metric")
     six = ":" in destination
     return Value(
@@ -143,18 +172,27 @@ def _identity(item: t.Mapping[str, t.Any], path: str) -> Value:
 
 
 def _check_next_hop(
-    value: Value, kind: str, via: t.Optional[str], dev: t.Optional[str], item: t.Mapping[str, t.Any], path: str
+    value: Value,
+    kind: str,
+    via: t.Optional[str],
+    dev: t.Optional[str],
+    item: t.Mapping[str, t.Any],
+    path: str,
 ) -> None:
     if kind != "unicast":
         for name in ("via", "dev", "onlink"):
             if item.get(name):
                 raise SpecError(f"{path}.{name}", f"does not apply to a {kind} route; leave it out")
     elif not via and not dev:
-        raise SpecError(path, "a unicast route needs a next hop or a device; give via, dev or both, or another type")
+        raise SpecError(
+            path, "a unicast route needs a next hop or a device; give via, dev or both, or another type"
+        )
     if via and ":" not in via and value.family == rtnl.AF_INET6:
         raise SpecError(f"{path}.via", f"{via} cannot be the next hop of an IPv6 route; give an IPv6 address")
     if item.get("onlink") and not dev:
-        raise SpecError(f"{path}.onlink", "needs dev: the kernel cannot look the device up for an on-link next hop")
+        raise SpecError(
+            f"{path}.onlink", "needs dev: the kernel cannot look the device up for an on-link next hop"
+        )
 
 
 def keys(item: t.Mapping[str, t.Any], path: str, claims: t.Mapping[Key, Claim]) -> t.List[Key]:
@@ -174,9 +212,9 @@ def observe(
     groups: t.Dict[t.Tuple[str, int, int], t.Set[Key]] = {}
     for key in wanted:
         if key.kind == NAME:
-            destination, _table, table = key.id.split()[:3]
+            destination, _word, name = key.id.split()[:3]
             family = rtnl.AF_INET6 if ":" in destination else rtnl.AF_INET
-            groups.setdefault((key.netns, family, TABLES.get(table) or int(table)), set()).add(key)
+            groups.setdefault((key.netns, family, TABLES.get(name) or int(name)), set()).add(key)
     found: t.Dict[Key, Value] = {}
     for (space, family, table), keys_here in groups.items():
         found.update(_select(host, space, host.routes(space, family, table, _fields.PROTOCOL), keys_here))
@@ -184,11 +222,9 @@ def observe(
         if missing:
             lengths = frozenset(int(key.id.split()[0].rsplit("/", 1)[1]) for key in missing)
             found.update(_select(host, space, host.routes(space, family, table, 0, lengths), missing))
-    for key, value in wanted.items():
-        if key.kind == "link" and value is None:
+    for key in wanted:
+        if key.kind == model.ON_LINK:
             found.update(_on_link(host, key.netns, key.id))
-        elif key.kind == "existing_link" and key.netns:
-            found.update(_on_link(host, "", key.id))
     return found
 
 
@@ -196,8 +232,10 @@ def _on_link(host: Host, space: str, name: str) -> t.Dict[Key, Value]:
     """Whoever's routes over a link that may be deleted or moved: they vanish with it, and undo brings them back."""
     record = host.find_link(space, name)
     found: t.Dict[Key, Value] = {}
-    for family in (rtnl.AF_INET, rtnl.AF_INET6) if record else ():
-        for row in host.routes(space, family, 0, oif=record.index):
+    if record is None:
+        return found
+    for family in (rtnl.AF_INET, rtnl.AF_INET6):
+        for row in host.routes(space, family, 0, oif=record.ifindex):
             value = observed_value(host, space, row) if row.protocol not in KERNEL_MADE else None
             if value is not None and not row.multipath:
                 found[value.key()] = value
@@ -317,9 +355,11 @@ def commands(operation: Operation) -> t.List[str]:
         words.append(value.type)
     words.append("default" if value.destination in ("0.0.0.0/0", "::/0") else value.destination)
     if value.via:
-        words += ["via"] + (["inet6"] if ":" in value.via and value.family == rtnl.AF_INET else []) + [value.via]
+        words += (
+            ["via"] + (["inet6"] if ":" in value.via and value.family == rtnl.AF_INET else []) + [value.via]
+        )
     for word, text in (("dev", value.dev), ("src", value.source), ("scope", value.scope)):
-        words += [word, text] if text and verb != "del" or word == "dev" and text else []
+        words += [word, text] if (text and verb != "del") or (word == "dev" and text) else []
     words += ["table", TABLE_NAMES.get(value.table, value.table)] if value.table != TABLES["main"] else []
     words += ["metric", value.metric] if value.metric not in (0, METRIC6) else []
     words += ["onlink"] if value.onlink else []

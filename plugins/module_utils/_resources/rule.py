@@ -51,6 +51,10 @@ REQUIRED = ("priority",)
 class Value:
     """A rule. Identity: all of it but the owner. Empty text and zero mean: does not matter."""
 
+    IDENTITY: t.ClassVar[t.Tuple[str, ...]] = (
+        *("priority", "family", "source", "destination", "iif", "oif", "fwmark", "protocol"),
+        *("source_port", "destination_port", "invert", "action", "table"),
+    )
     SHAREABLE: t.ClassVar[bool] = True
 
     priority: int
@@ -93,7 +97,11 @@ class Value:
             ("dport", self.destination_port),
         ):
             words += [word, text] if text else []
-        return words + (["lookup", TABLE_NAMES.get(self.table, str(self.table))] if self.action == "lookup" else [self.action])
+        return words + (
+            ["lookup", TABLE_NAMES.get(self.table, str(self.table))]
+            if self.action == "lookup"
+            else [self.action]
+        )
 
 
 def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]:
@@ -102,7 +110,9 @@ def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]
     if (action == "lookup") != bool(item.get("table")):
         raise SpecError(f"{path}.table", "needed for action lookup, and only for it")
     prefixes = {
-        name: _fields.network(item[name], f"{path}.{name}") for name in ("source", "destination") if item.get(name) not in (None, "", "all")
+        name: _fields.network(item[name], f"{path}.{name}")
+        for name in ("source", "destination")
+        if item.get(name) not in (None, "", "all")
     }
     value = Value(
         priority=t.cast(int, _fields.whole(item["priority"], 1, (1 << 32) - 1, f"{path}.priority")),
@@ -124,9 +134,13 @@ def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]
 
 
 def _family(family: t.Optional[str], prefixes: t.Sequence[_fields.Network], path: str) -> str:
-    found = {"inet6" if prefix.version == 6 else "inet" for prefix in prefixes} | ({family} if family else set())
+    found = {"inet6" if prefix.version == 6 else "inet" for prefix in prefixes} | (
+        {family} if family else set()
+    )
     if len(found) > 1:
-        raise SpecError(path, "source, destination and family are not of one address family; correct one of them")
+        raise SpecError(
+            path, "source, destination and family are not of one address family; correct one of them"
+        )
     return found.pop() if found else "inet"
 
 
@@ -227,7 +241,10 @@ def apply(host: Host, operation: Operation) -> None:
 def _request(host: Host, kind: int, flags: int, value: Value) -> None:
     attrs: messages.AttributeList = [("FRA_PRIORITY", value.priority)]
     lengths = {"src_len": 0, "dst_len": 0}
-    for name, attribute, text in (("src_len", "FRA_SRC", value.source), ("dst_len", "FRA_DST", value.destination)):
+    for name, attribute, text in (
+        ("src_len", "FRA_SRC", value.source),
+        ("dst_len", "FRA_DST", value.destination),
+    ):
         if text:
             address, length = text.rsplit("/", 1)
             lengths[name] = int(length)
@@ -240,7 +257,10 @@ def _request(host: Host, kind: int, flags: int, value: Value) -> None:
         attrs += [("FRA_FWMARK", int(mark, 0)), ("FRA_FWMASK", int(mask, 0) if mask else 0xFFFFFFFF)]
     if value.protocol:
         attrs.append(("FRA_IP_PROTO", IP_PROTOCOLS.get(value.protocol) or int(value.protocol)))
-    for attribute, text in (("FRA_SPORT_RANGE", value.source_port), ("FRA_DPORT_RANGE", value.destination_port)):
+    for attribute, text in (
+        ("FRA_SPORT_RANGE", value.source_port),
+        ("FRA_DPORT_RANGE", value.destination_port),
+    ):
         if text:
             low, _dash, high = text.partition("-")
             attrs.append((attribute, f"{low}:{high or low}"))  # as pyroute2 spells struct fib_rule_port_range
@@ -263,7 +283,18 @@ def commands(operation: Operation) -> t.List[str]:
         if value is not None:
             family = rtnl.AF_INET6 if value.family == "inet6" else rtnl.AF_INET
             mark = ["protocol", _fields.PROTOCOL] if value.owner and verb == "add" else []
-            lines.append(_fields.ip(value.netns, "rule", verb, "priority", value.priority, *value.words(), *mark, family=family))
+            lines.append(
+                _fields.ip(
+                    value.netns,
+                    "rule",
+                    verb,
+                    "priority",
+                    value.priority,
+                    *value.words(),
+                    *mark,
+                    family=family,
+                )
+            )
     return lines
 
 

@@ -27,6 +27,8 @@ SPREADING = {"net/ipv4/conf/all/forwarding": "ipv4", "net/ipv6/conf/all/forwardi
 class Value:
     """One value. ``exceptions`` (of ``all`` only, observed) are the interfaces whose own value differs from it."""
 
+    IDENTITY: t.ClassVar[t.Tuple[str, ...]] = ("name",)
+
     name: str
     netns: str
     value: str
@@ -68,13 +70,17 @@ def observe(
             key = Key(NAME, space, name)
             desired = wanted[key]
             same = desired is not None and desired.value == text and key not in claimed
-            exceptions = None if same or name not in SPREADING else _exceptions(host, space, SPREADING[name], text)
+            exceptions = (
+                None if same or name not in SPREADING else _exceptions(host, space, SPREADING[name], text)
+            )
             found[key] = Value(name, space, text, exceptions)
     return found
 
 
 def _exceptions(host: Host, space: str, family: str, common: str) -> t.Dict[str, str]:
-    names = [f"net/{family}/conf/{name}/forwarding" for name in ("default", *host.sysctl_interfaces(space, family))]
+    names = [
+        f"net/{family}/conf/{name}/forwarding" for name in ("default", *host.sysctl_interfaces(space, family))
+    ]
     values = host.sysctls(space, names)
     return {interface_of(name): text for name, text in values.items() if text is not None and text != common}
 

@@ -28,6 +28,8 @@ HEADER = "# Written by cnf.ebpf for topology {}; changes by hand are lost.\n"
 class Value:
     """One line: a value that ``systemd-sysctl`` sets at boot."""
 
+    IDENTITY: t.ClassVar[t.Tuple[str, ...]] = ("topology", "name")
+
     topology: str
     name: str
     value: str
@@ -108,7 +110,9 @@ def _replace(path: str, text: str) -> None:
         os.makedirs(DIRECTORY, mode=0o755, exist_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), 0o644)  # whatever the umask: the boot reads it as root, people read it as they are
+            os.fchmod(
+                file.fileno(), 0o644
+            )  # whatever the umask: the boot reads it as root, people read it as they are
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -120,9 +124,12 @@ def _replace(path: str, text: str) -> None:
 def commands(operation: Operation) -> t.List[str]:
     value = operation.value
     line = f"{sysctl.dotted(value.name)} = {value.value}"
-    if operation.after is None:
-        return [f"sed -i '/^{sysctl.dotted(value.name)} = /d' {path_of(value.topology)}"]
-    return [f"echo '{line}' >> {path_of(value.topology)}"]
+    lines = []
+    if operation.before is not None:
+        lines.append(f"sed -i '/^{sysctl.dotted(value.name)} = /d' {path_of(value.topology)}")
+    if operation.after is not None:
+        lines.append(f"echo '{line}' >> {path_of(value.topology)}")
+    return lines
 
 
 def to_item(value: Value) -> t.Optional[t.Tuple[str, t.Dict[str, t.Any]]]:

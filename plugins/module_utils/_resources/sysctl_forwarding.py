@@ -51,7 +51,10 @@ def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]
     found = [Desired(sysctl.Value(name, space, text), path) for name, text in values.items()]
     if item.get("persist"):
         if space:
-            raise SpecError(f"{path}.persist", "works in the host's own namespace only; a named one does not outlive a boot")
+            raise SpecError(
+                f"{path}.persist",
+                "works in the host's own namespace only; a named one does not outlive a boot",
+            )
         adopt = bool(item.get("adopt"))
         for name, text in values.items():
             found.append(Desired(sysctl_file.Value(owner, name, text, owner), f"{path}.persist", adopt=adopt))
@@ -72,20 +75,29 @@ def keys(item: t.Mapping[str, t.Any], path: str, claims: t.Mapping[Key, Claim]) 
         for option, (family, field, _encode) in FIELDS.items()
         if option in named
     ]
-    files = [key for key in claims if key.kind == sysctl_file.NAME and key.id.split(" ", 1)[1] in {name.id for name in wanted}]
+    files = [
+        key
+        for key in claims
+        if key.kind == sysctl_file.NAME and key.id.split(" ", 1)[1] in {name.id for name in wanted}
+    ]
     return [key for key in wanted if key in claims] + (files if not space else [])
 
 
 def items_of(values: t.Iterable[sysctl.Value]) -> t.List[t.Dict[str, t.Any]]:
     """Observed values gathered into items, one per namespace and interface."""
-    words = {"rp_filter": {v: k for k, v in REVERSE_PATH.items()}, "accept_ra": {v: k for k, v in ACCEPT_RA.items()}}
+    words = {
+        "rp_filter": {v: k for k, v in REVERSE_PATH.items()},
+        "accept_ra": {v: k for k, v in ACCEPT_RA.items()},
+    }
     items: t.Dict[t.Tuple[str, str], t.Dict[str, t.Any]] = {}
     for value in values:
         interface = sysctl.interface_of(value.name)
         item = items.setdefault((value.netns, interface), {"netns": value.netns, "interface": interface})
         for option, (family, field, _encode) in FIELDS.items():
             if value.name == f"net/{family}/conf/{interface}/{field}":
-                item[option] = words[option].get(value.value, value.value) if option in words else value.value != "0"
+                item[option] = (
+                    words[option].get(value.value, value.value) if option in words else value.value != "0"
+                )
     for item in items.values():
         if not item["netns"]:
             del item["netns"]
