@@ -342,7 +342,11 @@ WRONG: t.Dict[str, t.Tuple[t.Dict[str, t.Any], str, str]] = {
         "link[0]",
         "link nk1.*netkit_link\\[0\\]",
     ),
-    "peer named like its link": (one("link", name="v0", kind="veth", peer={"name": "v0"}), "link[0]", "v0"),
+    "peer named like its link": (
+        one("link", name="v0", kind="veth", peer={"name": "v0"}),
+        "link[0].peer.name",
+        "v0",
+    ),
     "peer name of two": (
         {"netkit_link": [PAIR], "link": [{"name": "v0", "kind": "veth", "peer": {"name": "nk1"}}]},
         "link[0]",

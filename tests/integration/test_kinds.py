@@ -638,8 +638,8 @@ def test_persistent_values_are_in_one_file_below_sysctl_d(box: Sandbox) -> None:
     }
     assert four_steps(box, document)["actions"] == [
         "change sysctl net/ipv4/conf/all/forwarding (value 0 -> 1)",
-        "change sysctl net/ipv4/conf/lo/rp_filter (value 0 -> 2)",
         "change sysctl net/ipv6/conf/all/forwarding (value 0 -> 1)",
+        "change sysctl net/ipv4/conf/lo/rp_filter (value 0 -> 2)",
         "create sysctl_file /etc/sysctl.d/60-cnf-ebpf-edge.conf net/ipv4/conf/all/forwarding (missing)",
         "create sysctl_file /etc/sysctl.d/60-cnf-ebpf-edge.conf net/ipv4/conf/lo/rp_filter (missing)",
     ]

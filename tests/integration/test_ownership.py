@@ -456,8 +456,8 @@ def test_generations_count_confirmed_revisions_and_ten_are_kept(box: Sandbox) ->
     [
         ("", "damaged"),
         ('{"number": 1', "damaged"),
-        ("[]", "not a generation"),
-        ('{"number": 1}', "not a generation"),
+        ("[]", "not written by this version"),
+        ('{"number": 1}', "not written by this version"),
     ],
 )
 def test_a_damaged_generation_is_named(box: Sandbox, text: str, words: str) -> None:

@@ -121,15 +121,15 @@ class _Run:
         self.latest = store.latest()
         self.claims = store.claims(self.latest)
         self.done: t.List[Operation] = []
+        self.disturbed: t.Dict[Key, None] = {}
 
     def look(self) -> t.Tuple[Observed, Plan]:
         observed = observe(self.kinds, self.host, self._wanted(), self.request.topology, self.claims)
         self.claims.update(self._unclaimed(observed))
         plan = self._plan(observed, insist=bool(self.request.absent))
-        disturbed = self._disturbed(plan)
-        if disturbed:
-            wanted = {**self._wanted(), **disturbed}
-            observed = observe(self.kinds, self.host, wanted, self.request.topology, self.claims)
+        self.disturbed = self._disturbed(plan)
+        if self.disturbed:
+            observed = observe(self.kinds, self.host, self._wanted(), self.request.topology, self.claims)
             plan = self._plan(observed, insist=bool(self.request.absent))
         self._check_owner_elsewhere(plan, observed)
         return observed, plan
@@ -167,7 +167,7 @@ class _Run:
         wanted: t.Dict[Key, t.Optional[t.Any]] = {item.key: item.value for item in self.request.desired}
         for key in self._leaving(self.claims):
             wanted.setdefault(key, None)
-        return wanted
+        return {**wanted, **self.disturbed}
 
     def _leaving(self, claims: t.Mapping[Key, Claim]) -> t.Set[Key]:
         """The keys that the topology shall not have any more: undeclared ones, or those that a task names."""
