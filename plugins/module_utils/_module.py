@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import traceback
 import typing as t
@@ -111,13 +112,26 @@ def parse_section(section: str, items: t.Sequence[t.Any], owner: str, adopt: boo
 
 def validate(validator: ArgumentSpecValidator, item: t.Any, path: str) -> t.Dict[str, t.Any]:
     """The item with defaults filled in and types converted; raises SpecError for the first thing that is wrong."""
+    for name, spec in validator.argument_spec.items():
+        if spec.get("type") == "dict" and not isinstance(item.get(name), (dict, type(None))):
+            raise SpecError(f"{path}.{name}", f"is {type(item[name]).__name__}; a mapping is needed")
     result = validator.validate(item)
     if result.error_messages:
-        message = result.error_messages[0].rstrip(".")
-        head, _found, place = message.rpartition(" found in ")
-        inner = place.replace(" -> ", ".") if head else ""
-        raise SpecError(f"{path}.{inner}" if inner else path, head or message)
+        raise _spec_error(result.error_messages[0].rstrip("."), path)
     return result.validated_parameters
+
+
+def _spec_error(message: str, path: str) -> SpecError:
+    """A message of Ansible's validator with the place in front: ``... found in peer`` and ``peer.color. Supported ...``."""
+    unsupported = re.match(r"(.+?)\. Supported parameters include: (.*)", message)
+    if unsupported:
+        *inner, name = unsupported.group(1).split(",")[0].strip().split(".")
+        return SpecError(
+            ".".join([path, *inner]), f"unsupported option {name}; it takes {unsupported.group(2)}"
+        )
+    head, _found, place = message.rpartition(" found in ")
+    inner_path = place.replace(" -> ", ".") if head else ""
+    return SpecError(f"{path}.{inner_path}" if inner_path else path, head or message)
 
 
 def _task_request(section: str, params: Parameters, check: bool, store: Store) -> Request:

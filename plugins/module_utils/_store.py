@@ -96,6 +96,8 @@ class Store:
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             yield
+            if writing:
+                os.ftruncate(descriptor, 0)  # a pid that stayed would name a process that is gone
         finally:
             os.close(descriptor)
 
@@ -110,9 +112,10 @@ class Store:
                 if problem.errno not in (errno.EAGAIN, errno.EACCES):
                     raise StoreError(f"{path}: {problem.strerror}") from problem
             if time.monotonic() >= deadline:
-                holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+                who = f"process {holder} has been converging" if holder else "another run has been reading"
                 raise StoreError(
-                    f"{path}: process {holder} has been converging this host for more than {timeout:g} s; "
+                    f"{path}: {who} this host for more than {timeout:g} s; "
                     f"wait for it or raise lock_timeout; nothing was changed"
                 )
             time.sleep(LOCK_POLL_SECONDS)

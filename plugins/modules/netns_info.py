@@ -79,17 +79,52 @@ namespaces:
       elements: dict
       returned: always
       contains:
-        name: {description: Name of the link., type: str, returned: always}
-        kind: {description: Kind of the link; V(physical) for a device without one., type: str, returned: always}
-        topology: {description: The topology that made it, or null., type: str, returned: always}
-        up: {description: Whether it is administratively up., type: bool, returned: always}
-        mtu: {description: MTU in bytes., type: int, returned: always}
-        mac: {description: Hardware address., type: str, returned: always}
-        master: {description: The bridge or VRF to which it belongs, or empty., type: str, returned: always}
-        peer: {description: "RV(namespaces[].links[].name) and namespace of its other end, or null.", type: dict, returned: always}
-        options: {description: Options of its kind., type: dict, returned: always}
-        addresses: {description: All its addresses with prefix length., type: list, elements: str, returned: always}
-        altnames: {description: Its alternative names., type: list, elements: str, returned: always}
+        name:
+          description: Name of the link.
+          type: str
+          returned: always
+        kind:
+          description: Kind of the link, or V(physical) for a device without one.
+          type: str
+          returned: always
+        topology:
+          description: The topology that made it, or null.
+          type: str
+          returned: always
+        up:
+          description: Whether it is administratively up.
+          type: bool
+          returned: always
+        mtu:
+          description: MTU in bytes.
+          type: int
+          returned: always
+        mac:
+          description: Hardware address.
+          type: str
+          returned: always
+        master:
+          description: The bridge or VRF to which it belongs, or empty.
+          type: str
+          returned: always
+        peer:
+          description: Name and namespace of its other end, or null.
+          type: dict
+          returned: always
+        options:
+          description: Options of its kind.
+          type: dict
+          returned: always
+        addresses:
+          description: All its addresses with prefix length.
+          type: list
+          elements: str
+          returned: always
+        altnames:
+          description: Its alternative names.
+          type: list
+          elements: str
+          returned: always
     state:
       description: Links, addresses, routes, rules, neighbors and switches as sections of M(cnf.ebpf.topology).
       type: dict

@@ -307,6 +307,8 @@ def test_what_others_have_on_our_links_stays_through_our_changes(
     box: Sandbox, change: t.Dict[str, t.Any]
 ) -> None:
     pair = {**BASE["netkit_link"][0], "mode": "l2"}
+    if "mac" in change:
+        pair["mac"] = "02:00:00:00:00:0f"  # declared in both documents, so that there is something to change back to
     document = {"netns": BASE["netns"], "netkit_link": [pair]}
     converged(box, document)
     box.sh(THEIRS)
@@ -378,7 +380,8 @@ def test_what_the_kernel_dropped_comes_back_when_a_change_fails(
     box.sh(THEIRS)
     before = box.state()
     pair = {**BASE["netkit_link"][0], **change}
-    answer = box.topology({**document, "netkit_link": [pair]})
+    addresses = [{"dev": "nk0", "address": text} for text in pair.pop("addresses")]
+    answer = box.topology({**document, "netkit_link": [pair], "address": addresses})
     assert (answer.get("type"), answer.get("left")) == ("ConvergeError", [])
     assert_same(box.state(), before)
     settled(box, document)

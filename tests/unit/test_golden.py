@@ -138,7 +138,9 @@ def test_inverses_in_reverse_give_back_what_was_found(case):
     back = simulate(simulate(state, outcome.plan), undo)
     # What `all` spreads to its interfaces is the kernel's doing in both directions: the simulation does not know it.
     spreads = any(operation.key.id in sysctl.SPREADING for operation in outcome.plan.operations)
-    kept = {key for key in state if not (spreads and key.kind == sysctl.NAME and key.id not in sysctl.SPREADING)}
+    kept = {
+        key for key in state if not (spreads and key.kind == sysctl.NAME and key.id not in sysctl.SPREADING)
+    }
     assert {key: back.get(key) for key in kept} == {key: state[key] for key in kept}
 
 

@@ -106,10 +106,7 @@ def test_implied_operations_are_in_the_diff_and_not_among_the_actions():
     found = _report.result(Outcome(plan, {on_it.key(): on_it, pair.key(): pair}, {}), "t")
     assert found["actions"] == ["delete link v0 (no longer declared)"]
     assert found["commands"] == ["ip link del v0"]
-    assert (
-        found["diff"]["before"]
-        == "address v0 10.0.0.1/24: prefixlen=24\nlink v0: kind=dummy\n"
-    )
+    assert found["diff"]["before"] == "address v0 10.0.0.1/24: prefixlen=24\nlink v0: kind=dummy\n"
 
 
 def test_a_rebuilt_resource_has_one_line_on_each_side():

@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-3.0-or-later
 # rootfs.sh ROOT PUBLIC_KEY MODULES: turn a minimal Debian tree into a test machine.
 #

@@ -156,9 +156,13 @@ class _Planner:
         if target == current:
             return
         changes = ", ".join(
-            f"{name} {_text(had)} -> {_text(has)}" for name, had, has in model.differences(current, target, skip=model.BOOKKEEPING)
+            f"{name} {_text(had)} -> {_text(has)}"
+            for name, had, has in model.differences(current, target, skip=model.BOOKKEEPING)
+            if has is not None
         )
+        had = dict(self.state)
         self._do(Operation(CHANGE, item.key, current, target, changes or "taken over (adopt)"))
+        self._put_back_foreign({key: value for key, value in had.items() if key not in self.state})
 
     def _check_names_free(self, item: Desired) -> None:
         """A far end's name may be held by a link that is nobody's business here."""
@@ -275,6 +279,13 @@ class _Planner:
                 self.names[need] or self.observed.exists(need) for need in value.needs()
             ):
                 self._do(Operation(CREATE, key, None, value, f"came with {self.claims[key].displaced_by}"))
+
+    def _put_back_foreign(self, lost: t.Mapping[Key, t.Any]) -> None:
+        """What others had on a link and a change of it flushed, where it can be made again."""
+        for key, value in lost.items():
+            may = getattr(self.kinds[key.kind], "PUT_BACK", False) and value.owner is None
+            if may and all(self.names[need] for need in value.needs()):
+                self._do(Operation(CREATE, key, None, value, "flushed by the change"))
 
     def _delete(self, key: Key, reason: str) -> None:
         """One deletion, preceded by those that it implies: they run by themselves, but their inverses must run."""

@@ -49,6 +49,9 @@ class Host:
         self._indexes: t.Dict[t.Tuple[str, str], int] = {}
         self._declared: t.Dict[t.Tuple[str, str], str] = {}
         self._actual: t.Dict[t.Tuple[str, str], str] = {}
+        self.set_aside: t.Dict[
+            t.Tuple[str, str], str
+        ] = {}  # (netns, name) to the name under which its link waits
 
     def __enter__(self) -> Host:
         return self
@@ -103,6 +106,15 @@ class Host:
         """The declared name of a link by index, or the actual one where nobody declared it; '' when there is none."""
         actual = self.links(netns).name_of(index)
         return self._declared.get((netns, actual), actual)
+
+    def gives_up_name(self, netns: str, name: str) -> bool:
+        """Whether a link has the name now and is declared under another, which it gets in this run."""
+        return (netns, name) in self._declared and self.has_link(netns, name)
+
+    def has_link(self, netns: str, name: str) -> bool:
+        """Whether the kernel has a link of this name, asked now."""
+        request = rtnl.IFINFOMSG.pack(0, 0, 0, 0, 0) + rtnl.attribute(rtnl.IFLA_IFNAME, name.encode() + b"\0")
+        return self.socket(netns).query(rtnl.RTM_GETLINK, request) is not None
 
     def find_link(self, netns: str, name: str) -> t.Optional[rtnl.LinkRecord]:
         """A link by its declared name, or by its actual one where no other was declared."""

@@ -10,7 +10,7 @@ import dataclasses
 import typing as t
 
 from .._engine.model import Desired, Key
-from .._errors import KernelError
+from .._errors import KernelError, SpecError
 from .._kernel import messages, namespaces, rtnl
 from .._kernel.host import Host
 from . import _fields, address, link_kinds, port
@@ -53,6 +53,7 @@ def belongings(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Des
     """What a link item declares beside the link: addresses and masters of both ends, ports of a bridge."""
     found: t.List[Desired] = []
     adopt = bool(item.get("adopt"))
+    _check_mtu(item, path)
     for end, end_path in ((item, path), (item.get("peer"), f"{path}.peer")):
         if not end:
             continue
@@ -71,29 +72,46 @@ def belongings(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Des
 IPV6_MTU = 1280  # RFC 8200: below it the kernel takes IPv6 off the device
 
 
+def _check_mtu(item: t.Mapping[str, t.Any], path: str) -> None:
+    for end, end_path in ((item, path), (item.get("peer") or {}, f"{path}.peer")):
+        mtu = end.get("mtu")
+        if (
+            mtu is not None
+            and mtu < IPV6_MTU
+            and any(":" in str(text) for text in end.get("addresses") or ())
+        ):
+            raise SpecError(
+                f"{end_path}.mtu",
+                f"{mtu} is too small for the IPv6 addresses; IPv6 needs {IPV6_MTU} bytes or more",
+            )
+
+
 def lost_on(before: t.Any, after: t.Any, state: t.Mapping[Key, t.Any]) -> t.Dict[Key, None]:
     """The values on one device that the kernel drops along with a change of it.
 
-    A move drops everything; going down drops routes and IPv6 addresses (fib_sync_down_dev, addrconf_ifdown); a small MTU
-    drops IPv6.
+    A move drops everything; going down drops routes, IPv6 addresses and neighbours (fib_sync_down_dev, addrconf_ifdown,
+    neigh_ifdown); another hardware address drops neighbours (neigh_changeaddr); a small MTU drops IPv6.
     """
     place = Key("link", before.netns, before.name)
-    moved = before.netns != after.netns
     down = bool(before.up and after.up is False)
     small = (before.mtu or 0) >= IPV6_MTU > (after.mtu or IPV6_MTU)
-    if not (moved or down or small):
+    dropped: t.Set[str] = set()
+    dropped6: t.Set[str] = set()
+    if down:
+        dropped, dropped6 = {"route", "neighbor"}, {"address"}
+    if small:
+        dropped6 |= {"route", "address"}
+    if after.mac is not None and before.mac != after.mac:
+        dropped |= {"neighbor"}
+    moved = before.netns != after.netns
+    if not (moved or dropped or dropped6):
         return {}
     lost: t.Dict[Key, None] = {}
     for key, value in state.items():
-        if place not in value.needs():
-            continue
-        six = ":" in str(getattr(value, "destination", None) or getattr(value, "address", ""))
-        if (
-            moved
-            or (down and (key.kind == "route" or (key.kind == "address" and six)))
-            or (small and six and key.kind in ("route", "address"))
-        ):
-            lost[key] = None
+        if place in value.needs():
+            six = ":" in str(getattr(value, "destination", None) or getattr(value, "address", ""))
+            if moved or key.kind in dropped or (six and key.kind in dropped6):
+                lost[key] = None
     return lost
 
 
@@ -110,18 +128,33 @@ def move_end(host: Host, before: t.Any, after: t.Any) -> None:
             host.request(before.netns, rtnl.RTM_NEWLINK, 0, payload)
         host.links_changed(before.netns, before.name)
     elif before.name != after.name:
-        index = host.index_of(before.netns, before.name)
-        rename = messages.link([("IFLA_IFNAME", after.name)], index)
-        try:
-            host.request(before.netns, rtnl.RTM_NEWLINK, 0, rename)
-        except KernelError as problem:
-            if problem.name != "EBUSY":
-                raise
-            # Kernels before 6.2 rename only devices that are down.
-            host.request(before.netns, rtnl.RTM_NEWLINK, 0, messages.link([], index, up=False))
-            host.request(before.netns, rtnl.RTM_NEWLINK, 0, rename)
-            host.request(before.netns, rtnl.RTM_NEWLINK, 0, messages.link([], index, up=True))
+        _rename(host, before.netns, before.name, after.name)
         host.links_changed(before.netns, before.name)
+
+
+def _rename(host: Host, space: str, old: str, new: str) -> None:
+    index = host.index_of(space, host.set_aside.pop((space, old), old))
+    if host.gives_up_name(space, new):
+        # Two links that take each other's names: the other one waits under a third name for its own turn.
+        other = host.index_of(space, new)
+        aside = f"cnf-{other}"
+        _set_name(host, space, other, aside)
+        host.set_aside[space, new] = aside
+        host.links_changed(space, new)
+    _set_name(host, space, index, new)
+
+
+def _set_name(host: Host, space: str, index: int, name: str) -> None:
+    rename = messages.link([("IFLA_IFNAME", name)], index)
+    try:
+        host.request(space, rtnl.RTM_NEWLINK, 0, rename)
+    except KernelError as problem:
+        if problem.name != "EBUSY":
+            raise
+        # Kernels before 6.2 rename only devices that are down.
+        host.request(space, rtnl.RTM_NEWLINK, 0, messages.link([], index, up=False))
+        host.request(space, rtnl.RTM_NEWLINK, 0, rename)
+        host.request(space, rtnl.RTM_NEWLINK, 0, messages.link([], index, up=True))
 
 
 def as_left(before: t.Any, after: t.Any) -> t.Any:

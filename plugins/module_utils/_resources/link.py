@@ -15,7 +15,7 @@ import typing as t
 
 from .._engine import model
 from .._engine.model import Claim, Desired, Key, Operation
-from .._errors import KernelError, SpecError
+from .._errors import KernelError, SpecError, UnsupportedError
 from .._kernel import messages, namespaces, rtnl, tuntap
 from .._kernel.host import Host
 from . import _fields, existing_link, link_kinds, netns
@@ -414,7 +414,14 @@ def _request_new(host: Host, value: Value, peer_descriptor: t.Optional[int]) -> 
         info.append(("IFLA_INFO_DATA", {"attrs": data}))
     attrs.append(("IFLA_LINKINFO", {"attrs": info}))
     payload = messages.link(attrs, up=value.up or None)
-    host.request(value.netns, rtnl.RTM_NEWLINK, messages.NLM_F_CREATE | messages.NLM_F_EXCL, payload)
+    try:
+        host.request(value.netns, rtnl.RTM_NEWLINK, messages.NLM_F_CREATE | messages.NLM_F_EXCL, payload)
+    except KernelError as problem:
+        if problem.name == "EOPNOTSUPP" and options.get("vlan_filtering"):
+            raise UnsupportedError(
+                "this kernel lacks CONFIG_BRIDGE_VLAN_FILTERING; leave vlan_filtering out or use a kernel that has it"
+            ) from problem
+        raise
     host.links_changed(value.netns, value.name)
     if value.peer is not None:
         host.links_changed(value.peer.netns, value.peer.name)
@@ -459,7 +466,7 @@ def commands(operation: Operation) -> t.List[str]:
 def _create_commands(value: Value) -> t.List[str]:
     if value.kind in ("tun", "tap"):
         lines = [_fields.ip(value.netns, "tuntap", "add", "mode", value.kind, "dev", value.name)]
-        return lines + end_commands(End(value.name, value.netns), value)
+        return lines + end_commands(End(value.name, value.netns), value) + _mark_commands(value)
     words = ["link", "add", value.name, *_settings(value)]
     if value.parent:
         words += ["dev" if value.kind == "vxlan" else "link", value.parent]
@@ -478,10 +485,14 @@ def _create_commands(value: Value) -> t.List[str]:
         for end in (value, value.peer)
         if end is not None and end.up
     ]
-    if value.owner:
-        mark = _fields.mark_of(value.owner, value.key())
-        lines.append(_fields.ip(value.netns, "link", "property", "add", "dev", value.name, "altname", mark))
-    return lines
+    return lines + _mark_commands(value)
+
+
+def _mark_commands(value: Value) -> t.List[str]:
+    if not value.owner:
+        return []
+    mark = _fields.mark_of(value.owner, value.key())
+    return [_fields.ip(value.netns, "link", "property", "add", "dev", value.name, "altname", mark)]
 
 
 def _settings(end: t.Any) -> t.List[str]:

@@ -19,6 +19,7 @@ from . import _fields
 NAME = SECTION = "neighbor"
 RANK = 60
 BORROWED = False
+PUT_BACK = True  # a foreign entry that a change of its link flushes is made again at once
 
 NUD_NONE, NUD_PERMANENT = 0x00, 0x80
 NTF_EXT_MANAGED = 1
@@ -86,12 +87,15 @@ def observe(
     host: Host, wanted: t.Mapping[Key, t.Optional[t.Any]], topology: str, claimed: t.Container[Key]
 ) -> t.Dict[Key, Value]:
     """Permanent and managed entries; what the kernel learnt by itself is its own business and makes way."""
-    spaces = {key.netns for key in wanted if key.kind == NAME}
+    spaces = {key.netns for key in wanted if key.kind in (NAME, model.ON_LINK)}
     found: t.Dict[Key, Value] = {}
     for space in spaces:
         for record in host.neighbors(space):
             value = observed_value(host, space, record)
-            if value is not None and (value.owner or value.key() in wanted):
+            if value is None:
+                continue
+            on_link = Key(model.ON_LINK, space, value.dev) in wanted
+            if value.owner or on_link or value.key() in wanted:
                 found[value.key()] = value
     return found
 

@@ -165,6 +165,9 @@ def commands(operation: Operation) -> t.List[str]:
     if value.lo_up is not None and (operation.before is None or operation.before.lo_up != value.lo_up):
         if value.lo_up or operation.before:
             lines.append(_fields.ip(value.name, "link", "set", "lo", "up" if value.lo_up else "down"))
+    if value.owner and (operation.before is None or operation.before.owner != value.owner):
+        mark_name = _fields.mark_of(value.owner, value.key())
+        lines.append(_fields.ip(value.name, "link", "property", "add", "dev", "lo", "altname", mark_name))
     return lines
 
 

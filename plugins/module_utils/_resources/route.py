@@ -276,6 +276,14 @@ def observed_value(host: Host, space: str, record: rtnl.RouteRecord) -> t.Option
     )
 
 
+def merged(observed: Value, desired: Value) -> Value:
+    """A route of another form keeps nothing of the old one that was not declared: its device and scope came from the form."""
+    target = t.cast(Value, model.merge(observed, desired))
+    if (target.type, target.via, target.dev) == (observed.type, observed.via, observed.dev):
+        return target
+    return dataclasses.replace(target, dev=desired.dev, scope=desired.scope, onlink=desired.onlink or False)
+
+
 def fixed(before: Value, after: Value) -> t.List[str]:
     return []
 
