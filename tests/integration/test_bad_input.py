@@ -26,7 +26,11 @@ WRONG: t.Dict[str, t.Tuple[t.Dict[str, t.Any], str, str]] = {
     # types and keys
     "text for a number": (one("link", **VETH, mtu="big"), "link[0]", "mtu.*int"),
     "text for a switch": (one("netns", name="a", lo_up="perhaps"), "netns[0]", "lo_up.*bool"),
-    "a list for a mapping": (one("netkit_link", name="a", peer=["b"]), "netkit_link[0].peer", "list.*mapping"),
+    "a list for a mapping": (
+        one("netkit_link", name="a", peer=["b"]),
+        "netkit_link[0].peer",
+        "list.*mapping",
+    ),
     "a number for a list": (
         one("link", **VETH, addresses=7),
         "link[0].addresses[0]",

@@ -308,7 +308,8 @@ def test_what_others_have_on_our_links_stays_through_our_changes(
 ) -> None:
     pair = {**BASE["netkit_link"][0], "mode": "l2"}
     if "mac" in change:
-        pair["mac"] = "02:00:00:00:00:0f"  # declared in both documents, so that there is something to change back to
+        # Declared in both documents, so that there is something to change back to.
+        pair["mac"] = "02:00:00:00:00:0f"
     document = {"netns": BASE["netns"], "netkit_link": [pair]}
     converged(box, document)
     box.sh(THEIRS)

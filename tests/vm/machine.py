@@ -472,7 +472,7 @@ def module_load_order(modules: Path) -> list[Path]:
     """
     needs: dict[str, list[str]] = {}
     for line in (modules / "modules.dep").read_text().splitlines():
-        module, _, others = line.partition(":")
+        module, _colon, others = line.partition(":")
         # depmod lists the nearest dependency first.
         needs[Path(module).stem] = [*reversed(others.split()), module]
     wanted = ("virtio_pci", "virtio_blk", "virtio_net", "ext4")
