@@ -10,13 +10,13 @@ what needs it), and namespaces that go last of all, because what a namespace hel
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import typing as t
 
 from .._errors import PlanError, UnsupportedError
 from . import model
 from .model import CHANGE, CREATE, DELETE, Claim, Desired, Key, Observed, Operation, Plan
+from .state import State
 
 Kinds = t.Mapping[str, model.Kind]
 
@@ -57,9 +57,8 @@ class _Planner:
         self.claims = claims
         self.adopt = adopt
         self.insist = insist
-        self.state: t.Dict[Key, t.Any] = dict(observed.values)
+        self.state = State(observed.values)
         self.observed_names = {name for value in observed.values.values() for name in value.provides()}
-        self.names = collections.Counter(name for value in self.state.values() for name in value.provides())
         self.made: t.Set[Key] = set()
         self.operations: t.List[Operation] = []
         self.notes: t.List[str] = []
@@ -160,14 +159,14 @@ class _Planner:
             for name, had, has in model.differences(current, target, skip=model.BOOKKEEPING)
             if has is not None
         )
-        had = dict(self.state)
+        start = len(self.operations)
         self._do(Operation(CHANGE, item.key, current, target, changes or "taken over (adopt)"))
-        self._put_back_foreign({key: value for key, value in had.items() if key not in self.state})
+        self._put_back_foreign({op.key: op.before for op in self.operations[start:] if op.within == item.key})
 
     def _check_names_free(self, item: Desired) -> None:
         """A far end's name may be held by a link that is nobody's business here."""
         for key in item.value.provides()[1:]:
-            if self.names[key] or (self.observed.exists(key) and key not in self.observed_names):
+            if self.state.provides(key) or (self.observed.exists(key) and key not in self.observed_names):
                 raise PlanError(
                     f"{item.path}: {key} exists and was not made for this; choose another name or remove it first"
                 )
@@ -276,7 +275,7 @@ class _Planner:
         for key in sorted(displaced, key=lambda key: self.kinds[key.kind].RANK):
             value = self.claims[key].saved
             if value is not None and all(
-                self.names[need] or self.observed.exists(need) for need in value.needs()
+                self.state.provides(need) or self.observed.exists(need) for need in value.needs()
             ):
                 self._do(Operation(CREATE, key, None, value, f"came with {self.claims[key].displaced_by}"))
 
@@ -284,7 +283,7 @@ class _Planner:
         """What others had on a link and a change of it flushed, where it can be made again."""
         for key, value in lost.items():
             may = getattr(self.kinds[key.kind], "PUT_BACK", False) and value.owner is None
-            if may and all(self.names[need] for need in value.needs()):
+            if may and all(self.state.provides(need) for need in value.needs()):
                 self._do(Operation(CREATE, key, None, value, "flushed by the change"))
 
     def _delete(self, key: Key, reason: str) -> None:
@@ -298,19 +297,14 @@ class _Planner:
 
     def _dependants(self, value: t.Any) -> t.List[Key]:
         """Everything in the state that stands on the value, the topmost first."""
-        gone = set(value.provides())
-        found: t.List[Key] = []
-        grew = True
-        while grew:
-            grew = False
-            for key, other in self.state.items():
-                if key != value.key() and key not in gone and any(need in gone for need in other.needs()):
-                    gone.add(key)
-                    gone.update(other.provides())
-                    found.append(key)
-                    grew = True
-        found.reverse()
-        return sorted(found, key=lambda key: -self.kinds[key.kind].RANK)
+        found: t.Dict[Key, None] = {}
+        names = list(value.provides())
+        while names:
+            for key in self.state.standing_on(names.pop(0)):
+                if key not in found and key != value.key():
+                    found[key] = None
+                    names += self.state[key].provides()
+        return sorted(reversed(list(found)), key=lambda key: -self.kinds[key.kind].RANK)  # noqa: C414 stable: deepest first
 
     def _remove_namespaces(self, keys: t.Sequence[Key]) -> None:
         for key in sorted(keys):
@@ -344,19 +338,10 @@ class _Planner:
         if operation.after is not None:
             had = set(operation.before.provides()) if operation.before is not None else set()
             self.made.update(name for name in operation.after.provides() if name not in had)
-        self._set(operation.key, operation.after)
+        self.state.put(operation.key, operation.after)
         for key, value in effects.items():
             if value is not None:
-                self._set(key, value)
-
-    def _set(self, key: Key, value: t.Optional[t.Any]) -> None:
-        """Write one value of the state, or drop it, and keep the count of the names that exist."""
-        had = self.state.pop(key, None)
-        if had is not None:
-            self.names.subtract(had.provides())
-        if value is not None:
-            self.state[key] = value
-            self.names.update(value.provides())
+                self.state.put(key, value)
 
 
 def merged(kind: model.Kind, observed: t.Any, desired: t.Any) -> t.Any:

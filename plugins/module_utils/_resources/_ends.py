@@ -10,6 +10,7 @@ import dataclasses
 import typing as t
 
 from .._engine.model import Desired, Key
+from .._engine.state import State
 from .._errors import KernelError, SpecError
 from .._kernel import messages, namespaces, rtnl
 from .._kernel.host import Host
@@ -86,7 +87,7 @@ def _check_mtu(item: t.Mapping[str, t.Any], path: str) -> None:
             )
 
 
-def lost_on(before: t.Any, after: t.Any, state: t.Mapping[Key, t.Any]) -> t.Dict[Key, None]:
+def lost_on(before: t.Any, after: t.Any, state: State) -> t.Dict[Key, None]:
     """The values on one device that the kernel drops along with a change of it.
 
     A move drops everything; going down drops routes, IPv6 addresses and neighbours (fib_sync_down_dev, addrconf_ifdown,
@@ -107,11 +108,11 @@ def lost_on(before: t.Any, after: t.Any, state: t.Mapping[Key, t.Any]) -> t.Dict
     if not (moved or dropped or dropped6):
         return {}
     lost: t.Dict[Key, None] = {}
-    for key, value in state.items():
-        if place in value.needs():
-            six = ":" in str(getattr(value, "destination", None) or getattr(value, "address", ""))
-            if moved or key.kind in dropped or (six and key.kind in dropped6):
-                lost[key] = None
+    for key in state.standing_on(place):
+        value = state[key]
+        six = ":" in str(getattr(value, "destination", None) or getattr(value, "address", ""))
+        if moved or key.kind in dropped or (six and key.kind in dropped6):
+            lost[key] = None
     return lost
 
 

@@ -12,6 +12,7 @@ import typing as t
 
 from .._engine import model
 from .._engine.model import Claim, Desired, Key, Operation
+from .._engine.state import State
 from .._errors import KernelError, SpecError
 from .._kernel import messages, rtnl
 from .._kernel.host import Host
@@ -156,7 +157,7 @@ def fixed(before: Value, after: Value) -> t.List[str]:
     return []
 
 
-def side_effects(operation: Operation, state: t.Mapping[Key, t.Any]) -> t.Dict[Key, t.Any]:
+def side_effects(operation: Operation, state: State) -> t.Dict[Key, t.Any]:
     """With its last IPv4 address a device loses its IPv4 routes and neighbours, and with each address the routes from it.
 
     fib_disable_ip and fib_sync_down_addr in net/ipv4/fib_frontend.c.
@@ -164,25 +165,21 @@ def side_effects(operation: Operation, state: t.Mapping[Key, t.Any]) -> t.Dict[K
     gone = operation.before
     if gone is None or gone.family != rtnl.AF_INET:
         return {}
-    place = (gone.netns, gone.dev)
-    others = any(
-        key.kind == NAME
-        and key != operation.key
-        and (other.netns, other.dev) == place
-        and other.family == gone.family
-        for key, other in state.items()
-    )
-    found: t.Dict[Key, t.Any] = {}
-    for key, other in state.items():
-        if key.kind not in ("route", "neighbor") or other.netns != gone.netns or ":" in _target(other):
-            continue
-        if (not others and other.dev == gone.dev) or getattr(other, "source", None) == gone.address:
-            found[key] = None
+    found: t.Dict[Key, t.Any] = {
+        key: None
+        for key in state.of_kind("route")
+        if state[key].netns == gone.netns and state[key].source == gone.address
+    }
+    on_link = [
+        key for key in state.standing_on(Key("link", gone.netns, gone.dev)) if ":" not in _target(state[key])
+    ]
+    if not any(key.kind == NAME and key != operation.key for key in on_link):
+        found.update({key: None for key in on_link if key.kind in ("route", "neighbor")})
     return found
 
 
 def _target(value: t.Any) -> str:
-    return getattr(value, "destination", None) or value.address
+    return str(getattr(value, "destination", None) or getattr(value, "address", ""))
 
 
 def apply(host: Host, operation: Operation) -> None:

@@ -15,6 +15,7 @@ import typing as t
 
 from .._engine import model
 from .._engine.model import Desired, Key, Operation
+from .._engine.state import State
 from .._kernel import rtnl
 from .._kernel.host import Host
 from . import _ends, link_kinds
@@ -82,7 +83,7 @@ def fixed(before: Value, after: Value) -> t.List[str]:
     return []
 
 
-def side_effects(operation: Operation, state: t.Mapping[Key, t.Any]) -> t.Dict[Key, t.Any]:
+def side_effects(operation: Operation, state: State) -> t.Dict[Key, t.Any]:
     """What vanishes from a device that moves, goes down or gets too small for IPv6."""
     if operation.verb != model.CHANGE:
         return {}

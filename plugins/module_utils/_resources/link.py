@@ -15,6 +15,7 @@ import typing as t
 
 from .._engine import model
 from .._engine.model import Claim, Desired, Key, Operation
+from .._engine.state import State
 from .._errors import KernelError, SpecError, UnsupportedError
 from .._kernel import messages, namespaces, rtnl, tuntap
 from .._kernel.host import Host
@@ -342,7 +343,7 @@ def broken(value: Value) -> bool:
     return bool(value.peer and value.peer.netns == UNNAMED)
 
 
-def side_effects(operation: Operation, state: t.Mapping[Key, t.Any]) -> t.Dict[Key, t.Any]:
+def side_effects(operation: Operation, state: State) -> t.Dict[Key, t.Any]:
     """What vanishes from the ends of a link that moves, goes down or gets too small for IPv6."""
     before, after = operation.before, operation.after
     if operation.verb != model.CHANGE:

@@ -11,6 +11,7 @@ import typing as t
 
 from .._engine import model
 from .._engine.model import Claim, Desired, Key, Operation
+from .._engine.state import State
 from .._errors import KernelError, SpecError
 from .._kernel import messages, rtnl
 from .._kernel.host import Host
@@ -118,7 +119,7 @@ def fixed(before: Value, after: Value) -> t.List[str]:
     return []
 
 
-def side_effects(operation: Operation, state: t.Mapping[Key, t.Any]) -> t.Dict[Key, t.Any]:
+def side_effects(operation: Operation, state: State) -> t.Dict[Key, t.Any]:
     return {}
 
 

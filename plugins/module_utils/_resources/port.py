@@ -10,6 +10,7 @@ import dataclasses
 import typing as t
 
 from .._engine.model import Desired, Key, Operation
+from .._engine.state import State
 from .._kernel import messages, rtnl
 from .._kernel.host import Host
 from . import _fields
@@ -63,7 +64,7 @@ def fixed(before: Value, after: Value) -> t.List[str]:
     return []
 
 
-def side_effects(operation: Operation, state: t.Mapping[Key, t.Any]) -> t.Dict[Key, t.Any]:
+def side_effects(operation: Operation, state: State) -> t.Dict[Key, t.Any]:
     return {}
 
 

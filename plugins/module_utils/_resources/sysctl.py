@@ -14,6 +14,7 @@ import dataclasses
 import typing as t
 
 from .._engine.model import Key, Operation
+from .._engine.state import State
 from .._kernel.host import Host
 
 NAME = "sysctl"
@@ -97,7 +98,7 @@ def merged(observed: Value, desired: Value) -> Value:
     return dataclasses.replace(observed, value=desired.value, exceptions=exceptions)
 
 
-def side_effects(operation: Operation, state: t.Mapping[Key, t.Any]) -> t.Dict[Key, t.Any]:
+def side_effects(operation: Operation, state: State) -> t.Dict[Key, t.Any]:
     """Writing ``all`` changes the other values of its kind that the plan knows."""
     value = operation.after
     family = SPREADING.get(operation.key.id)

@@ -12,6 +12,7 @@ import os
 import typing as t
 
 from .._engine.model import Key, Operation
+from .._engine.state import State
 from .._errors import KernelError
 from .._kernel.host import Host
 from . import sysctl
@@ -83,7 +84,7 @@ def fixed(before: Value, after: Value) -> t.List[str]:
     return []
 
 
-def side_effects(operation: Operation, state: t.Mapping[Key, t.Any]) -> t.Dict[Key, t.Any]:
+def side_effects(operation: Operation, state: State) -> t.Dict[Key, t.Any]:
     return {}
 
 
