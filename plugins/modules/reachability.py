@@ -8,6 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: reachability
 short_description: Probe addresses by ICMP, TCP or UDP from network namespaces
+version_added: "0.1.0"
 description:
   - Sends ICMP echo requests, opens TCP connections or sends UDP datagrams from a network namespace of the host, and compares what
     came back with what is expected, be it that the address answers or that it does not.

@@ -866,3 +866,13 @@ def test_a_changed_item_is_changed_in_as_few_actions(
         settled(host, {section: [item]})
     removed(host)
     assert_same(host.state(), before)
+
+
+def test_forwarding_warns_where_router_advertisements_are_in_use(box: Sandbox) -> None:
+    box.sh("ip link add ra0 type veth peer name ra1; ip link set ra0 up; ip link set ra1 up")
+    box.sh("ip -6 route add 2001:db8::/32 dev ra0 proto ra")
+    document = {"sysctl_forwarding": [{"ipv6": True}]}
+    notes = box.topology(document, check=True)["notes"]
+    assert len(notes) == 1 and "ra0 has routes from router advertisements" in notes[0]
+    document["sysctl_forwarding"].append({"interface": "ra0", "accept_ra": "always"})
+    assert box.topology(document, check=True)["notes"] == []

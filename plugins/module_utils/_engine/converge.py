@@ -134,6 +134,15 @@ class _Run:
         self._check_owner_elsewhere(plan, observed)
         return observed, plan
 
+    def _advice(self, plan: Plan) -> t.List[str]:
+        """What the kinds have to say about their planned operations: traps that no request would run into."""
+        notes: t.List[str] = []
+        for name in dict.fromkeys(operation.key.kind for operation in plan.operations):
+            advice = getattr(self.kinds[name], "advice", None)
+            if advice:
+                notes += advice(self.host, [op for op in plan.operations if op.key.kind == name])
+        return notes
+
     @staticmethod
     def _disturbed(plan: Plan) -> t.Dict[Key, None]:
         """Markers for links that the plan deletes or changes: what others have on them has to be known for undo."""
@@ -147,6 +156,7 @@ class _Run:
     def run(self) -> Outcome:
         request = self.request
         observed, plan = self.look()
+        plan = dataclasses.replace(plan, notes=(*plan.notes, *self._advice(plan)))
         outcome = Outcome(
             plan, self._shown(observed.values, plan), self._shown(simulate(observed.values, plan), plan)
         )

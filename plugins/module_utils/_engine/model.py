@@ -144,7 +144,8 @@ class Kind(t.Protocol):
         """The fields in which the two differ and that the kernel cannot change on an existing object."""
 
     # Kinds may also have: merged(observed, desired) where the general merge does not fit, broken(value) for damage that is
-    # rebuilt without being asked, lacking(host, value) for what the kernel lacks to make a value.
+    # rebuilt without being asked, lacking(host, value) for what the kernel lacks to make a value,
+    # advice(host, operations) for traps to be told.
 
     def side_effects(
         self, operation: Operation, state: t.Mapping[Key, t.Any]

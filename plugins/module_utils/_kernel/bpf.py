@@ -226,9 +226,6 @@ class _Buffer:
     def read(self, size: int) -> bytes:
         return ctypes.string_at(self.address, size)
 
-    def write(self, content: bytes) -> None:
-        ctypes.memmove(self.address, content, len(content))
-
 
 # --- Programs -----------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from .._engine import model
 from .._engine.model import Claim, Desired, Key, Operation
 from .._engine.state import State
 from .._errors import KernelError, SpecError
-from .._kernel import messages, rtnl
+from .._kernel import messages, networkd, rtnl
 from .._kernel.host import Host
 from . import _fields
 
@@ -283,6 +283,16 @@ def merged(observed: Value, desired: Value) -> Value:
     if (target.type, target.via, target.dev) == (observed.type, observed.via, observed.dev):
         return target
     return dataclasses.replace(target, dev=desired.dev, scope=desired.scope, onlink=desired.onlink or False)
+
+
+def advice(host: Host, operations: t.Sequence[Operation]) -> t.List[str]:
+    """systemd-networkd deletes what it did not make whenever it reconfigures a link of the host."""
+    made_here = any(operation.after is not None and not operation.key.netns for operation in operations)
+    if not made_here or not networkd.manages_foreign("ManageForeignRoutes"):
+        return []
+    return [
+        "route: systemd-networkd removes routes of others on this host; set ManageForeignRoutes=no in networkd.conf"
+    ]
 
 
 def fixed(before: Value, after: Value) -> t.List[str]:

@@ -13,7 +13,7 @@ from .._engine import model
 from .._engine.model import Claim, Desired, Key, Operation
 from .._engine.state import State
 from .._errors import KernelError, SpecError
-from .._kernel import messages, rtnl
+from .._kernel import messages, networkd, rtnl
 from .._kernel.host import Host
 from . import _fields
 from .route import TABLE_NAMES, table_of
@@ -218,6 +218,16 @@ def _range_text(ports: t.Optional[t.Tuple[int, int]]) -> str:
     if not ports:
         return ""
     return str(ports[0]) if ports[0] == ports[1] else f"{ports[0]}-{ports[1]}"
+
+
+def advice(host: Host, operations: t.Sequence[Operation]) -> t.List[str]:
+    """systemd-networkd deletes what it did not make whenever it reconfigures a link of the host."""
+    made_here = any(operation.after is not None and not operation.key.netns for operation in operations)
+    if not made_here or not networkd.manages_foreign("ManageForeignRoutingPolicyRules"):
+        return []
+    return [
+        "rule: systemd-networkd removes rules of others on this host; set ManageForeignRoutingPolicyRules=no in networkd.conf"
+    ]
 
 
 def fixed(before: Value, after: Value) -> t.List[str]:

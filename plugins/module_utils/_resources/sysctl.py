@@ -15,12 +15,14 @@ import typing as t
 
 from .._engine.model import Key, Operation
 from .._engine.state import State
+from .._kernel import rtnl
 from .._kernel.host import Host
 
 NAME = "sysctl"
 RANK = 40
 BORROWED = True
 
+MAIN_TABLE, RTPROT_RA = 254, 9
 SPREADING = {"net/ipv4/conf/all/forwarding": "ipv4", "net/ipv6/conf/all/forwarding": "ipv6"}
 
 
@@ -84,6 +86,29 @@ def _exceptions(host: Host, space: str, family: str, common: str) -> t.Dict[str,
     ]
     values = host.sysctls(space, names)
     return {interface_of(name): text for name, text in values.items() if text is not None and text != common}
+
+
+def advice(host: Host, operations: t.Sequence[Operation]) -> t.List[str]:
+    """A router does not listen to routers: with forwarding on, an interface accepts advertisements only with accept_ra 2."""
+    notes = []
+    for operation in operations:
+        value = operation.after
+        if value is None or value.value == "0" or not value.name.startswith("net/ipv6/conf/"):
+            continue
+        if not value.name.endswith("/forwarding"):
+            continue
+        records = host.routes(value.netns, rtnl.AF_INET6, MAIN_TABLE, RTPROT_RA)
+        learning = sorted({host.name_of(value.netns, record.oif) for record in records if record.oif})
+        for name in learning:
+            key = f"net/ipv6/conf/{name}/accept_ra"
+            planned = {op.after.name: op.after.value for op in operations if op.after is not None}
+            accepts = planned.get(key) or host.sysctls(value.netns, [key])[key]
+            if interface_of(value.name) in ("all", name) and accepts == "1":
+                notes.append(
+                    f"{operation.key}: {name} has routes from router advertisements and stops accepting them when it "
+                    f"forwards; set accept_ra: always for interface {name} to keep them"
+                )
+    return notes
 
 
 def fixed(before: Value, after: Value) -> t.List[str]:
