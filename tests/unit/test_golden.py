@@ -128,11 +128,9 @@ def test_plan_and_its_inverse_are_as_recorded(case):
     assert yaml.safe_load(yaml.safe_dump(inverse)) == load(case, "inverse")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if "error" not in load(case, "plan")])
 def test_inverses_in_reverse_give_back_what_was_found(case):
     outcome, _plan, _inverse = planned(case)
-    if outcome is None:
-        pytest.skip("the golden is an error")
     state = {value.key(): value for value in RecordedHost(load(case, "observed") or {}).values}
     undo = model.Plan(tuple(operation.inverse() for operation in reversed(outcome.plan.operations)))
     back = simulate(simulate(state, outcome.plan), undo)
