@@ -153,7 +153,7 @@ def _destination(text: t.Any, dev: t.Optional[str], path: str) -> _fields.Addres
     path = f"{path}destination"
     if text in (None, ""):
         raise SpecError(path, "missing; it is required")
-    address = _fields.address(text, path)
+    address = _fields.address(text, path, scoped=True)
     if address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255":
         raise SpecError(path, f"{text} is not the address of one host")
     mapped = getattr(address, "ipv4_mapped", None)
@@ -171,7 +171,7 @@ def _destination(text: t.Any, dev: t.Optional[str], path: str) -> _fields.Addres
 def _source(text: t.Optional[str], destination: _fields.Address, path: str) -> t.Optional[_fields.Address]:
     if not text:
         return None
-    address = _fields.address(text, f"{path}source")
+    address = _fields.address(text, f"{path}source", scoped=True)
     if address.version != destination.version:
         raise SpecError(
             f"{path}source",

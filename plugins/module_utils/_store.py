@@ -21,6 +21,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import time
 import typing as t
 
@@ -73,6 +74,7 @@ class Store:
         self._generations = os.path.join(self.directory, "generations")
         self._journal = os.path.join(self.directory, "journal.json")
         self._revive = revive
+        self._others: t.Optional[t.Dict[Key, t.Tuple[str, Claim]]] = None
 
     # --- lock ------------------------------------------------------------------------------------------------------
 
@@ -82,6 +84,7 @@ class Store:
 
         Raises StoreError when another run still holds it after ``timeout`` seconds.
         """
+        self._check_root()
         path = os.path.join(self.root, "lock")
         if not writing and not os.path.exists(path):
             yield
@@ -89,7 +92,7 @@ class Store:
         if writing:
             self._make_directory(self.root)
         with _reporting(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             self._wait(descriptor, fcntl.LOCK_EX if writing else fcntl.LOCK_SH, timeout, path)
             if writing:
@@ -100,6 +103,23 @@ class Store:
                 os.ftruncate(descriptor, 0)  # a pid that stayed would name a process that is gone
         finally:
             os.close(descriptor)
+
+    def _check_root(self) -> None:
+        """Refuse a state directory in which somebody else could plant links or files for root to write through."""
+        if not os.path.isabs(self.root):
+            raise StoreError(f"{self.root}: state_dir must be an absolute path")
+        try:
+            found = os.lstat(self.root)
+        except FileNotFoundError:
+            return
+        except OSError as problem:
+            raise StoreError(
+                f"{self.root}: {problem.strerror}; state_dir must be a directory below one"
+            ) from problem
+        if not stat.S_ISDIR(found.st_mode):
+            raise StoreError(f"{self.root}: state_dir must be a directory, not a file or a link")
+        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise StoreError(f"{self.root}: others could write here; chown it to root and chmod it to 0700")
 
     @staticmethod
     def _wait(descriptor: int, mode: int, timeout: float, path: str) -> None:
@@ -243,14 +263,16 @@ class Store:
             return []
         return [name for name in entries if Store(name, self._revive, self.root).numbers()]
 
-    def owner_elsewhere(self, key: Key) -> t.Optional[str]:
-        """Another topology of this host that claims the key, or None."""
-        for name in self.topologies():
-            if name != self.topology:
-                latest = Store(name, self._revive, self.root).latest()
-                if latest and key in latest.claims:
-                    return name
-        return None
+    def claim_elsewhere(self, key: Key) -> t.Optional[t.Tuple[str, Claim]]:
+        """Another topology of this host that claims the key, with its claim; None when there is none."""
+        if self._others is None:
+            self._others = {}
+            for name in self.topologies():
+                latest = Store(name, self._revive, self.root).latest() if name != self.topology else None
+                for other, claim in latest.claims.items() if latest else ():
+                    if not claim.displaced_by:
+                        self._others.setdefault(other, (name, claim))
+        return self._others.get(key)
 
     def _path_of(self, number: int) -> str:
         return os.path.join(self._generations, f"{number:06d}.json")
@@ -265,7 +287,10 @@ class Store:
             self._make_directory(parent)
         temporary = f"{path}.new"
         with _reporting(path):
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)  # of a run that was killed
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(temporary, flags, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(json.dumps(data, separators=(",", ":")))
                 file.flush()

@@ -23,7 +23,8 @@ show() {
     "$@"
 }
 
-play() { show ansible-playbook -i "${work#"$root"/}/inventory" "$@"; }
+# play <playbook...>: on the machine of this mode; the two modes can live side by side.
+play() { show ansible-playbook -i "${work#"$root"/}/$mode" "$@"; }
 
 packages() {
     local missing
@@ -37,12 +38,12 @@ packages() {
         die "apt-get install $missing failed, see ${logs#"$root"/}/demo-apt.log"
 }
 
-inventory() { # <file with the machine>
-    mkdir -p "$work/inventory" "$work/ssh"
+inventory() { # the machine on standard input
+    mkdir -p "$work/$mode" "$work/ssh"
     chmod 700 "$work" "$work/ssh"
-    rm -rf "$work/inventory/group_vars"
-    cp -r "$demo/group_vars" "$work/inventory/"
-    cat >"$work/inventory/machines.yml"
+    rm -rf "$work/$mode/group_vars"
+    cp -r "$demo/group_vars" "$work/$mode/"
+    cat >"$work/$mode/machines.yml"
 }
 
 walk() {
@@ -93,9 +94,8 @@ HOST
 }
 
 clean() {
-    if grep -q ansible_connection "$work/inventory/machines.yml" 2>/dev/null; then
-        play "$demo/clean.yml"
-    fi
+    mode=local
+    [ ! -e "$work/local/machines.yml" ] || play "$demo/clean.yml"
     [ ! -d "${CNF_VM_RUN:-$cache/vm/run}" ] || "${machine[@]}" stop demo
     rm -rf "$work"
 }
@@ -105,7 +105,8 @@ shell() {
     exec "${machine[@]}" ssh demo
 }
 
-case ${1:-} in
+mode=${1:-}
+case $mode in
     run) run ;;
     local) run_local ;;
     shell) shell ;;

@@ -18,6 +18,7 @@ from ansible_collections.cnf.ebpf.plugins.module_utils._engine.model import (
     CHANGE,
     CREATE,
     DELETE,
+    Claim,
     Key,
     describe,
 )
@@ -88,8 +89,9 @@ class MemoryStore:
     def claims(self, latest):
         return dict(latest.claims) if latest else {}
 
-    def owner_elsewhere(self, key):
-        return self.others.get(key)
+    def claim_elsewhere(self, key):
+        name = self.others.get(key)
+        return (name, Claim()) if name else None
 
     def has_journal(self):
         return self.journal is not None
@@ -181,6 +183,7 @@ class FakeKernel:
         self.requests = 0
         self.fail_at = None
         self.topology = None
+        self.removed = {}  # what was in namespaces whose names were removed: it is there again with the name
         self._new_sysctls("", "all", "default", "lo")
         for value in values:
             self._add(value)
@@ -347,6 +350,7 @@ class FakeKernel:
     def _add(self, value):
         self.state[value.key()] = fill_defaults(value)
         if value.key().kind == "netns":
+            self.state.update(self.removed.pop(value.name, {}))
             self._new_sysctls(value.name, "all", "default", "lo")
         elif value.key().kind == "link":
             for name in link_names(value):
@@ -377,7 +381,10 @@ class FakeKernel:
             return
         del self.state[key]
         if key.kind in ("netns", "link"):
+            had = dict(self.state)
             self._drop_dependants(set(value.provides()))
+            if key.kind == "netns":
+                self.removed[value.name] = {k: v for k, v in had.items() if k not in self.state}
         elif key.kind == "address" and ":" not in value.address:
             left = any(
                 k.kind == "address" and (v.netns, v.dev) == (value.netns, value.dev) and ":" not in v.address

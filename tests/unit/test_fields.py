@@ -49,24 +49,40 @@ def test_accepted(parse, given, canonical):
         (_fields.ifname, "", "'' has 0 bytes; a device name has 1 to 15, shorten it"),
         (_fields.ifname, "a" * 16, f"'{'a' * 16}' has 16 bytes; a device name has 1 to 15, shorten it"),
         (_fields.ifname, "ü" * 8, f"'{'ü' * 8}' has 16 bytes; a device name has 1 to 15, shorten it"),
-        (_fields.ifname, "a b", "'a b' is not a device name: '/', ':', '%' and white space are not allowed"),
+        (
+            _fields.ifname,
+            "a b",
+            "'a b' is not a device name: printable ASCII without '/', ':', '%' and spaces is needed",
+        ),
         (
             _fields.ifname,
             "eth%d",
-            "'eth%d' is not a device name: '/', ':', '%' and white space are not allowed",
+            "'eth%d' is not a device name: printable ASCII without '/', ':', '%' and spaces is needed",
         ),
         (
             _fields.ifname,
             "eth0:1",
-            "'eth0:1' is not a device name: '/', ':', '%' and white space are not allowed",
+            "'eth0:1' is not a device name: printable ASCII without '/', ':', '%' and spaces is needed",
         ),
-        (_fields.ifname, "..", "'..' is not a device name: '/', ':', '%' and white space are not allowed"),
-        (_fields.netns, "a/b", "'a/b' is not a namespace name: a file name of up to 255 bytes is needed"),
-        (_fields.netns, ".", "'.' is not a namespace name: a file name of up to 255 bytes is needed"),
+        (
+            _fields.ifname,
+            "..",
+            "'..' is not a device name: printable ASCII without '/', ':', '%' and spaces is needed",
+        ),
+        (
+            _fields.netns,
+            "a/b",
+            "'a/b' is not a namespace name: a file name of up to 255 printable ASCII signs is needed",
+        ),
+        (
+            _fields.netns,
+            ".",
+            "'.' is not a namespace name: a file name of up to 255 printable ASCII signs is needed",
+        ),
         (
             _fields.netns,
             "n" * 256,
-            f"'{'n' * 256}' is not a namespace name: a file name of up to 255 bytes is needed",
+            f"'{'n' * 256}' is not a namespace name: a file name of up to 255 printable ASCII signs is needed",
         ),
         (_fields.mtu, 67, "67 is out of range; give 68 to 65535 bytes"),
         (_fields.mtu, 65536, "65536 is out of range; give 68 to 65535 bytes"),
@@ -112,7 +128,7 @@ def test_accepted(parse, given, canonical):
         (rule._ports, "0", "'0' is not a port or range such as 443 or 1000-2000"),
         (rule._ports, "2000-1000", "'2000-1000' is not a port or range such as 443 or 1000-2000"),
         (rule._ports, "http", "'http' is not a port or range such as 443 or 1000-2000"),
-        (rule._fwmark, "x", "'x' is not a mark such as 0x10 or 0x10/0xff"),
+        (rule._fwmark, "x", "'x' is not a mark of 32 bits such as 0x10 or 0x10/0xff"),
     ],
 )
 def test_refused_with_place_and_remedy(parse, given, problem):

@@ -198,17 +198,17 @@ def test_journal_of_another_version_is_named(store, text):
 
 def test_a_file_in_the_place_of_the_directory_is_told(tmp_path):
     (tmp_path / "state").write_text("")
-    with pytest.raises(StoreError, match="state_dir must be a directory that root can write"):
+    with pytest.raises(StoreError, match="state_dir must be a directory, not a file"):
         with Store("edge", revive, str(tmp_path / "state")).locked(0.0, writing=True):
             pass
 
 
-def test_owner_elsewhere_is_another_topology_of_this_host(store):
+def test_claim_elsewhere_is_another_topology_of_this_host(store):
     other = Store("core", revive, store.root)
     other.commit({}, "", {LINK: Claim()}, 1)
     store.commit({}, "", {LINK: Claim(), SWITCH: Claim()}, 1)
-    assert store.owner_elsewhere(LINK) == "core"
-    assert store.owner_elsewhere(SWITCH) is None
+    assert store.claim_elsewhere(LINK) == ("core", Claim())
+    assert store.claim_elsewhere(SWITCH) is None
     assert store.topologies() == ["core", "edge"]
 
 

@@ -10,7 +10,9 @@ operations. The engine knows no kind: it receives them in a mapping.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import signal
 import typing as t
 
 from .._errors import CnfError, ConvergeError, PlanError
@@ -20,6 +22,11 @@ from . import model
 from .model import CREATE, Claim, Desired, Key, Observed, Operation, Plan
 from .plan import Kinds, make_plan, merged, simulate
 
+DISTURBING = (
+    "netns",
+    "link",
+    "existing_link",
+)  # kinds whose change or deletion takes along what lies on a link
 MAX_ROUNDS = 3  # the kernel may drop what a change did not name (routes of a link that went down): plan again, then give up
 
 OnOperation = t.Callable[[str, int, Operation], None]
@@ -57,6 +64,16 @@ class Outcome:
     before: t.Dict[Key, t.Any]
     after: t.Dict[Key, t.Any]
     generation: t.Optional[int] = None
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> t.Iterator[None]:
+    """Hold back the signals that end a run (a lost session, a stopped play) while what must not stay half done is done."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def _nothing(_stage: str, _number: int, _operation: Operation) -> None:
@@ -122,6 +139,11 @@ class _Run:
         self.claims = store.claims(self.latest)
         self.done: t.List[Operation] = []
         self.disturbed: t.Dict[Key, None] = {}
+        self.confirm: t.Callable[[], t.Optional[int]] = lambda: None
+        self.kept_for_others: t.Set[Key] = set()
+        self.kept_for_others = {
+            key for key in self._leaving(self.claims) if key in self.claims and self._shared_with_another(key)
+        }
 
     def look(self) -> t.Tuple[Observed, Plan]:
         observed = observe(self.kinds, self.host, self._wanted(), self.request.topology, self.claims)
@@ -148,7 +170,7 @@ class _Run:
         """Markers for links that the plan deletes or changes: what others have on them has to be known for undo."""
         found: t.Dict[Key, None] = {}
         for operation in plan.operations:
-            if operation.key.kind in ("link", "existing_link") and operation.before is not None:
+            if operation.key.kind in DISTURBING and operation.before is not None:
                 for name in operation.before.provides():
                     found[Key(model.ON_LINK, name.netns, name.id)] = None
         return found
@@ -166,9 +188,15 @@ class _Run:
             return dataclasses.replace(outcome, generation=self._commit_if_new(observed))
         claims = self._claims_with(plan, observed)
         self.store.begin(claims, [str(operation) for operation in plan.operations])
-        after = self._apply_and_verify(plan, self._wanted(), observed)
-        number = self._commit(_still_there(claims, plan))
-        return dataclasses.replace(outcome, after=self._shown(after.values, plan), generation=number)
+        self.confirm = lambda: self._commit(_still_there(claims, plan))
+        after, number = self._apply_and_verify(plan, self._wanted(), observed)
+        extra = len(self.done) - len(plan.operations)
+        if extra:
+            note = f"the kernel changed more than was asked: {extra} further operations were needed"
+            plan = dataclasses.replace(plan, operations=tuple(self.done), notes=(*plan.notes, note))
+        return dataclasses.replace(
+            outcome, plan=plan, after=self._shown(after.values, plan), generation=number
+        )
 
     # --- observe and plan ------------------------------------------------------------------------------------------
 
@@ -207,7 +235,7 @@ class _Run:
             and key not in declared
             and key not in self.claims
             and any(need in ours for need in value.needs())
-            and self.store.owner_elsewhere(key) is None
+            and self.store.claim_elsewhere(key) is None
         }
 
     def _plan(self, observed: Observed, insist: bool = False) -> Plan:
@@ -226,21 +254,23 @@ class _Run:
             insist,
         )
 
+    def _shared_with_another(self, key: Key) -> bool:
+        """Whether another topology declares the same: a switch, or a route that bears nobody's name in particular."""
+        return self.store.claim_elsewhere(key) is not None
+
     def _check_owner_elsewhere(self, plan: Plan, observed: Observed) -> None:
-        """A mark without a name (routes, rules, addresses) may be another topology's: only its store tells."""
+        """What bears no topology's name (routes, rules, addresses, borrowed values) may be another's: only its store tells."""
         for operation in plan.operations:
             had = observed.values.get(operation.key)
-            if (
-                had is None
-                or had.owner != model.ANY_TOPOLOGY
-                or operation.key in self.claims
-                or operation.within
-            ):
+            if had is None or operation.within or self.request.adopt:
                 continue
-            other = self.store.owner_elsewhere(operation.key)
-            if other and not self.request.adopt:
+            if had.owner != model.ANY_TOPOLOGY and not self.kinds[operation.key.kind].BORROWED:
+                continue
+            elsewhere = self.store.claim_elsewhere(operation.key)
+            if elsewhere is not None:
                 raise PlanError(
-                    f"{operation.key}: belongs to topology {other!r}; change it there or set adopt: true"
+                    f"{operation.key}: belongs to topology {elsewhere[0]!r}, which declares it otherwise; "
+                    f"change it there or set adopt: true"
                 )
 
     def _shown(self, state: t.Mapping[Key, t.Any], plan: Plan) -> t.Dict[Key, t.Any]:
@@ -259,7 +289,7 @@ class _Run:
 
     def _apply_and_verify(
         self, plan: Plan, wanted: t.Mapping[Key, t.Optional[t.Any]], before: Observed
-    ) -> Observed:
+    ) -> t.Tuple[Observed, t.Optional[int]]:
         operations: t.Sequence[Operation] = plan.operations
         current: t.Optional[Operation] = None
         try:
@@ -270,13 +300,15 @@ class _Run:
                 after = self._observe_again(wanted)
                 operations = self._verify(after).operations
                 if not operations:
-                    return after
+                    with _uninterrupted():
+                        return after, self.confirm()
             raise PlanError(
                 "verify: the kernel did not keep what was set: " + "; ".join(str(op) for op in operations[:3])
             )
         except Exception as problem:  # pylint: disable=broad-exception-caught
             # Whatever went wrong, a network that is half changed is the worst outcome: put it back, then report.
-            raise self._undo(problem, current, wanted, before) from problem
+            with _uninterrupted():
+                raise self._undo(problem, current, wanted, before) from problem
 
     def _apply(self, operation: Operation) -> None:
         number = len(self.done)
@@ -339,6 +371,8 @@ class _Run:
         for number, operation in enumerate(reversed(self.done)):
             if operation.within and operation.within not in deleted and not self._moved(operation.within):
                 continue
+            if operation.within and getattr(self.kinds[operation.within.kind], "KEEPS_CONTENT", False):
+                continue  # undoing the deletion brought it back as it was
             inverse = operation.inverse()
             try:
                 self.on_operation("undo", number, inverse)
@@ -347,7 +381,7 @@ class _Run:
                 self.on_operation("undone", number, inverse)
             except Exception as trouble:  # pylint: disable=broad-exception-caught
                 left.append(f"{inverse}: {trouble}")
-        left += self._not_restored(wanted, before)
+        left += self._not_restored(wanted, before, failed)
         if not left:
             self.store.end()
         what = str(failed) if failed is not None else "verify"
@@ -363,16 +397,16 @@ class _Run:
         """Whether an implied deletion went along with a change (a link that moved) that was done."""
         return any(operation.key == key and operation.verb == model.CHANGE for operation in self.done)
 
-    def _not_restored(self, wanted: t.Mapping[Key, t.Optional[t.Any]], before: Observed) -> t.List[str]:
+    def _not_restored(
+        self, wanted: t.Mapping[Key, t.Optional[t.Any]], before: Observed, failed: t.Optional[Operation]
+    ) -> t.List[str]:
         try:
             now = self._observe_again(wanted).values
         except CnfError as trouble:
             return [f"reading back: {trouble}"]
-        touched = {operation.key for operation in self.done}
+        touched = {operation.key for operation in self.done} | ({failed.key} if failed is not None else set())
         return [
-            f"{key} is not as it was"
-            for key in sorted(touched)
-            if not _same(now.get(key), before.values.get(key))
+            f"{key} is not as it was" for key in sorted(touched) if now.get(key) != before.values.get(key)
         ]
 
     # --- remember --------------------------------------------------------------------------------------------------
@@ -383,23 +417,35 @@ class _Run:
         for operation in plan.operations:
             known = claims.get(operation.key)
             if operation.within:
-                if (
-                    self.kinds[operation.within.kind].BORROWED
-                    and operation.before.owner is None
-                    and known is None
-                ):
+                displaced = self.kinds[operation.within.kind].BORROWED and operation.before.owner is None
+                if displaced and known is None:
                     claims[operation.key] = Claim(saved=operation.before, displaced_by=operation.within)
-                continue
-            if self.kinds[operation.key.kind].BORROWED:
-                claims[operation.key] = known or Claim(saved=observed.values.get(operation.key))
-            else:
+            elif not self.kinds[operation.key.kind].BORROWED:
                 claims[operation.key] = dataclasses.replace(
                     known or Claim(), unfinished=operation.before is None
                 )
         for item in self.request.desired:
-            if not self.kinds[item.key.kind].BORROWED and item.key not in claims:
-                claims[item.key] = Claim()
+            if self.kinds[item.key.kind].BORROWED:
+                claims[item.key] = self._borrowed(claims.get(item.key), item, observed)
+            else:
+                claims.setdefault(item.key, Claim())
         return claims
+
+    def _borrowed(self, known: t.Optional[Claim], item: Desired, observed: Observed) -> Claim:
+        """The claim on a borrowed resource: of what was found only the declared fields are ours to give back.
+
+        What another topology borrowed before us was not found by us: its saved value is the one to give back in the end.
+        """
+        found = observed.values.get(item.key)
+        elsewhere = self.store.claim_elsewhere(item.key) if known is None else None
+        if elsewhere is not None and elsewhere[1].saved is not None:
+            return Claim(saved=elsewhere[1].saved)
+        if found is None:
+            return known or Claim()
+        declared = _lent(found, item.value)
+        if known is None or known.saved is None:
+            return known if known is not None else Claim(saved=declared)
+        return dataclasses.replace(known, saved=model.merge(declared, known.saved))
 
     def _commit(self, claims: t.Mapping[Key, Claim]) -> t.Optional[int]:
         if self.request.forget:
@@ -427,6 +473,17 @@ class _Run:
         return self._commit(claims)
 
 
+def _lent(found: t.Any, desired: t.Any) -> t.Any:
+    """The found value in the fields that the desired one changes; a device that moves is also taken down by the kernel."""
+    lent = model.project(found, desired)
+    if getattr(found, "id", None) is not None:
+        moved = found.netns != desired.netns
+        lent = dataclasses.replace(lent, id=found.id, up=found.up if moved else lent.up)
+    if getattr(found, "exceptions", None) is not None:
+        lent = dataclasses.replace(lent, exceptions=found.exceptions)
+    return lent
+
+
 def _still_there(claims: t.Mapping[Key, Claim], plan: Plan) -> t.Dict[Key, Claim]:
     """The claims without what lay in a namespace or on a link that the plan removed for good."""
     removed: t.Dict[Key, bool] = {op.key: op.after is None for op in plan.operations}
@@ -437,8 +494,3 @@ def _still_there(claims: t.Mapping[Key, Claim], plan: Plan) -> t.Dict[Key, Claim
         for key, claim in claims.items()
         if claim.displaced_by or (key not in gone and (not key.netns or key.netns not in spaces))
     }
-
-
-def _same(now: t.Any, before: t.Any) -> bool:
-    """Whether a value was restored; a random hardware address of a rebuilt link was not the user's and may differ."""
-    return now == before

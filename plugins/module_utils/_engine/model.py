@@ -208,6 +208,7 @@ BOOKKEEPING = (
     "strangers",
     "made_by",
     "exceptions",
+    "blocked",
 )  # fields that are not state that a user declared
 
 

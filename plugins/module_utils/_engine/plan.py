@@ -66,10 +66,10 @@ class _Planner:
     def plan(self, desired: t.Sequence[Desired], prune: t.Container[Key]) -> Plan:
         desired = [self._supported(item) for item in desired]
         declared = {item.key for item in desired}
-        self._check_needs(desired)
         rebuilt = [item for item in desired if self._must_rebuild(item)]
         leaving = [key for key in self.claims if key in prune and key not in declared]
         doomed = [key for key in leaving if key in self.state and not self.claims[key].displaced_by]
+        self._check_needs(desired, {name for key in doomed for name in self.state[key].provides()})
         self._remove(doomed, {item.key: item for item in rebuilt})
         self._put_back(leaving)
         for item in self._in_order(desired):
@@ -93,10 +93,14 @@ class _Planner:
         self.notes.append(f"{item.key}: {lacking}; the declared fallback is used: {item.alternative.kind}")
         return dataclasses.replace(item, value=item.alternative, alternative=None)
 
-    def _check_needs(self, desired: t.Sequence[Desired]) -> None:
+    def _check_needs(self, desired: t.Sequence[Desired], going: t.Container[Key]) -> None:
         provided = {key for item in desired for key in item.value.provides()}
         for item in desired:
             for key in item.value.needs():
+                if key not in provided and key in going:
+                    raise PlanError(
+                        f"{item.path}: needs {key}, which this run removes because it is no longer declared; declare it"
+                    )
                 if key not in provided and not self.observed.exists(key):
                     what = f"namespace {key.id!r}" if key.kind == "netns" else f"{key}"
                     raise PlanError(
@@ -148,12 +152,23 @@ class _Planner:
             self._do(Operation(CREATE, item.key, None, item.value, "missing"))
             return
         target = self._merged(item.key, item.value)
+        if (
+            kind.BORROWED
+            and current.owner not in (None, self.topology)
+            and target != current
+            and not item.adopt
+        ):
+            raise PlanError(f"{item.path}: {item.key} {whose(current)}; change it there or set adopt: true")
         if not kind.BORROWED and not self._is_ours(item.key, current):
             if self._is_shared(current, target):
                 return  # exactly as wanted, made by somebody else: theirs it stays
             self._check_foreign(item, current)
         if target == current:
             return
+        if getattr(current, "blocked", None):
+            raise PlanError(
+                f"{item.path}: {item.key}: its name is taken by a link that is not ours ({current.blocked}); rename that one first"
+            )
         changes = ", ".join(
             f"{name} {_text(had)} -> {_text(has)}"
             for name, had, has in model.differences(current, target, skip=model.BOOKKEEPING)
@@ -289,11 +304,26 @@ class _Planner:
     def _delete(self, key: Key, reason: str) -> None:
         """One deletion, preceded by those that it implies: they run by themselves, but their inverses must run."""
         value = self.state[key]
+        self._check_strangers(key, value)
         for dependant in self._dependants(value):
             self._do(
                 Operation(DELETE, dependant, self.state[dependant], None, f"goes with {key}", within=key)
             )
         self._do(Operation(DELETE, key, value, None, reason))
+
+    def _check_strangers(self, key: Key, value: t.Any) -> None:
+        """What others put into a namespace of ours or on top of a link of ours does not go along unasked."""
+        space = key.id if key.kind == "netns" else key.netns
+        strangers = [
+            name
+            for name in getattr(value, "strangers", None) or ()
+            if Key("link", space, name) not in self.observed_names
+        ]
+        if strangers and not self.adopt:
+            raise PlanError(
+                f"{key}: holds links that are not ours ({', '.join(strangers)}); "
+                f"move them away or remove them first, or set adopt: true to let them go with it"
+            )
 
     def _dependants(self, value: t.Any) -> t.List[Key]:
         """Everything in the state that stands on the value, the topmost first."""
@@ -309,18 +339,6 @@ class _Planner:
     def _remove_namespaces(self, keys: t.Sequence[Key]) -> None:
         for key in sorted(keys):
             if self._may_go(key, ()):
-                known = {
-                    name.id
-                    for value in self.observed.values.values()
-                    for name in value.provides()
-                    if name.netns == key.id
-                }
-                strangers = [name for name in self.state[key].strangers or () if name not in known]
-                if strangers and not self.adopt:
-                    raise PlanError(
-                        f"{key}: holds links that are not ours ({', '.join(strangers)}); "
-                        f"move them away or remove them first, or set adopt: true to let them go with it"
-                    )
                 self._delete(key, "no longer declared")
 
     # --- carrying the state along ----------------------------------------------------------------------------------

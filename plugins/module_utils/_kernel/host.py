@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import errno
+import os
 import typing as t
 
 from .._errors import KernelError
@@ -47,6 +48,7 @@ class Host:
         self._cache: t.Dict[t.Tuple[t.Any, ...], t.Any] = {}
         self._namespaces: t.Optional[t.FrozenSet[str]] = None
         self._indexes: t.Dict[t.Tuple[str, str], int] = {}
+        self._removed: t.Dict[str, int] = {}  # descriptors of namespaces whose names were removed in this run
         self._declared: t.Dict[t.Tuple[str, str], str] = {}
         self._actual: t.Dict[t.Tuple[str, str], str] = {}
         self.set_aside: t.Dict[
@@ -63,6 +65,9 @@ class Host:
         for netlink in self._sockets.values():
             netlink.close()
         self._sockets.clear()
+        for kept in self._removed.values():
+            os.close(kept)
+        self._removed.clear()
 
     def forget(self) -> None:
         """Drop what was read; the next read asks the kernel again."""
@@ -106,6 +111,26 @@ class Host:
         """The declared name of a link by index, or the actual one where nobody declared it; '' when there is none."""
         actual = self.links(netns).name_of(index)
         return self._declared.get((netns, actual), actual)
+
+    def is_renamed(self, netns: str, name: str) -> bool:
+        """Whether the link that has the name now is declared under another."""
+        return (netns, name) in self._declared
+
+    def stacked_on(self, netns: str, record: rtnl.LinkRecord) -> t.Tuple[str, ...]:
+        """The names of links on top of a link (vlan, macvlan) in the same namespace: they vanish with it."""
+
+        def read() -> t.Dict[int, t.List[str]]:
+            found: t.Dict[int, t.List[str]] = {}
+            for other in self.links(netns).by_name.values():
+                if other.link and other.link_netnsid is None and other.kind not in ("veth", "netkit"):
+                    found.setdefault(other.link, []).append(other.name)
+            return found
+
+        return tuple(self._cached(("stacked", netns), read).get(record.ifindex, ()))
+
+    def members_of(self, netns: str, record: rtnl.LinkRecord) -> t.List[rtnl.LinkRecord]:
+        """The ports of a bridge or VRF."""
+        return [other for other in self.links(netns).by_name.values() if other.master == record.ifindex]
 
     def gives_up_name(self, netns: str, name: str) -> bool:
         """Whether a link has the name now and is declared under another, which it gets in this run."""
@@ -252,13 +277,18 @@ class Host:
             self._indexes.pop((netns, name), None)
 
     def create_namespace(self, name: str) -> None:
-        namespaces.create(name)
+        kept = self._removed.pop(name, None)
+        if kept is None:
+            namespaces.create(name)
+        else:
+            namespaces.restore(name, kept)
         self._namespaces = None
 
     def remove_namespace(self, name: str) -> None:
         stale = self._sockets.pop(name, None)
         if stale is not None:
-            stale.close()  # an open socket would keep the namespace alive
+            stale.close()
+        self._removed[name] = namespaces.keep(name)  # undo mounts it again, with all that is in it
         self._indexes = {key: index for key, index in self._indexes.items() if key[0] != name}
         namespaces.remove(name)
         self._namespaces = None

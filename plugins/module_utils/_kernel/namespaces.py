@@ -21,6 +21,7 @@ from .._errors import KernelError, UnsupportedError
 
 NETNS_DIRECTORY = "/run/netns"
 CLONE_NEWNET = 0x40000000
+MS_BIND = 4096
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -114,6 +115,25 @@ def create(name: str) -> None:
         raise KernelError(problem.errno or 0, "", f"netns {name}") from problem
     if not is_namespace(name):
         raise UnsupportedError(f"netns {name}: the kernel made no namespace; is CONFIG_NET_NS enabled?")
+
+
+def keep(name: str) -> int:
+    """A descriptor that keeps the namespace alive after its name is removed."""
+    return os.open(path_of(name), os.O_RDONLY | os.O_CLOEXEC)
+
+
+def restore(name: str, kept: int) -> None:
+    """Mount a kept namespace under its name again, and close the descriptor."""
+    path = path_of(name)
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o000))
+        source = f"/proc/self/fd/{kept}".encode()
+        if _libc.mount(source, path.encode(), b"none", ctypes.c_ulong(MS_BIND), None) != 0:
+            raise KernelError(ctypes.get_errno(), "", f"netns {name}: mount")
+    except OSError as problem:
+        raise KernelError(problem.errno or 0, "", f"netns {name}") from problem
+    finally:
+        os.close(kept)
 
 
 def remove(name: str) -> None:

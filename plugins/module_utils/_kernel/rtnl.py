@@ -99,6 +99,7 @@ class RouteRecord(t.NamedTuple):
     metric: int
     source: str
     multipath: bool
+    selective: bool = False  # for a TOS or a source prefix only
 
 
 class RuleRecord(t.NamedTuple):
@@ -208,7 +209,7 @@ def addresses(netlink: Netlink) -> t.List[AddressRecord]:
 
 
 def _decode_route(payload: bytes) -> RouteRecord:
-    family, prefixlen, _src, _tos, table, protocol, scope, kind, flags = RTMSG.unpack_from(payload)
+    family, prefixlen, source_length, tos, table, protocol, scope, kind, flags = RTMSG.unpack_from(payload)
     found = attributes(payload, RTMSG.size)
     gateway = address_text(found[5]) if 5 in found else address_text(found[18][2:]) if 18 in found else ""
     return RouteRecord(
@@ -225,6 +226,7 @@ def _decode_route(payload: bytes) -> RouteRecord:
         metric=_u32(found, 6) or 0,
         source=address_text(found[7]) if 7 in found else "",
         multipath=9 in found,
+        selective=bool(tos or source_length),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+import socket
 import typing as t
 
 from .._engine.model import ANY_TOPOLOGY, Key
@@ -19,6 +20,8 @@ MTU_MIN, MTU_MAX = 68, 65535  # RFC 791; IP's total length has 16 bits
 PROTOCOL = 207  # our number on addresses, routes, rules and neighbours: free in rtnetlink.h and in iproute2's rt_protos
 MARK_PREFIX = "cnf-"
 MARK = re.compile(rf"{MARK_PREFIX}(.+)-[0-9a-f]{{12}}\Z")
+PRINTABLE = re.compile(r"[!-~]+\Z")
+RESERVED = ("lock",)  # files of the store
 TOPOLOGY_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}\Z", re.IGNORECASE)
 
 Interface = t.Union[ipaddress.IPv4Interface, ipaddress.IPv6Interface]
@@ -46,6 +49,8 @@ def owner_of_protocol(protocol: int) -> t.Optional[str]:
 
 
 def topology_name(name: str, path: str) -> str:
+    if name in RESERVED:
+        raise SpecError(path, f"{name!r} is a name of the state directory's own; choose another")
     if not TOPOLOGY_NAME.match(name):
         raise SpecError(
             path, f"{name!r} is not a topology name: up to 63 of A-Z a-z 0-9 _ . - and no sign first"
@@ -61,16 +66,23 @@ def ifname(name: t.Any, path: str) -> str:
             path,
             f"{text!r} has {len(text.encode())} bytes; a device name has 1 to {IFNAMSIZ - 1}, shorten it",
         )
-    if text in (".", "..") or re.search(r"[/:%\s]", text):
-        raise SpecError(path, f"{text!r} is not a device name: '/', ':', '%' and white space are not allowed")
+    if text in (".", "..") or not PRINTABLE.match(text) or re.search(r"[/:%]", text):
+        raise SpecError(
+            path, f"{text!r} is not a device name: printable ASCII without '/', ':', '%' and spaces is needed"
+        )
     return text
 
 
 def netns(name: t.Optional[str], path: str) -> str:
     """A namespace name, '' for the one in which the module runs."""
     text = name or ""
-    if text in (".", "..") or "/" in text or "\0" in text or len(text.encode()) > 255:
-        raise SpecError(path, f"{text!r} is not a namespace name: a file name of up to 255 bytes is needed")
+    if text and (
+        text in (".", "..") or "/" in text or text[0] == "-" or not PRINTABLE.match(text) or len(text) > 255
+    ):
+        raise SpecError(
+            path,
+            f"{text!r} is not a namespace name: a file name of up to 255 printable ASCII signs is needed",
+        )
     return text
 
 
@@ -104,6 +116,8 @@ def mac(value: t.Optional[str], path: str) -> t.Optional[str]:
 def interface(text: t.Any, path: str) -> Interface:
     """An address with its prefix length; a bare address is a host's (/32, /128), as for iproute2."""
     try:
+        if "%" in str(text):
+            raise ValueError
         return ipaddress.ip_interface(str(text))
     except ValueError:
         raise SpecError(
@@ -119,11 +133,23 @@ def network(text: t.Any, path: str) -> Network:
         raise SpecError(path, f"{text!r} is not a prefix, such as 10.0.0.0/8, fd00::/8 or default") from None
 
 
-def address(text: t.Any, path: str) -> Address:
+def address(text: t.Any, path: str, scoped: bool = False) -> Address:
+    """An address; with a scope (``fe80::1%eth0``) only where the caller knows what to do with it."""
     try:
+        if "%" in str(text) and not scoped:
+            raise ValueError
         return ipaddress.ip_address(str(text))
     except ValueError:
         raise SpecError(path, f"{text!r} is not an IP address, such as 10.0.0.1 or fd00::1") from None
+
+
+def spelled(found: Address) -> str:
+    """An address as the kernel's tools spell it; Python differs for IPv4-compatible IPv6 addresses."""
+    return socket.inet_ntop(socket.AF_INET if found.version == 4 else socket.AF_INET6, found.packed)
+
+
+def spelled_prefix(found: Network) -> str:
+    return f"{spelled(found.network_address)}/{found.prefixlen}"
 
 
 def family_of(version: int) -> int:

@@ -78,7 +78,7 @@ class Value:
 def desired(netns: str, dev: str, text: str, path: str, owner: str, adopt: bool = False) -> Desired:
     """One entry of a link's ``addresses``."""
     found = _fields.interface(text, path)
-    value = Value(dev, netns, str(found.ip), found.network.prefixlen, owner=model.ANY_TOPOLOGY)
+    value = Value(dev, netns, _fields.spelled(found.ip), found.network.prefixlen, owner=model.ANY_TOPOLOGY)
     return Desired(value, path, adopt=adopt)
 
 
@@ -89,7 +89,7 @@ def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]
     main = desired(space, dev, item["address"], f"{path}.address", owner, bool(item.get("adopt")))
     value = dataclasses.replace(
         main.value,
-        peer=str(_fields.address(item["peer"], f"{path}.peer")) if item.get("peer") else None,
+        peer=_fields.spelled(_fields.address(item["peer"], f"{path}.peer")) if item.get("peer") else None,
         scope=item.get("scope"),
         nodad=item.get("nodad"),
         noprefixroute=item.get("noprefixroute"),
@@ -117,7 +117,7 @@ def observe(
     for key, value in wanted.items():
         if key.kind == NAME:
             devices.setdefault(key.netns, set()).add(key.id.split()[0])
-        elif key.kind in ("link", "existing_link"):
+        elif key.kind in ("link", "existing_link", model.ON_LINK):
             devices.setdefault(key.netns, set()).add(key.id)
             if key.kind == "existing_link":
                 devices.setdefault("", set()).add(key.id)

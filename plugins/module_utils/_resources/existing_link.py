@@ -18,7 +18,7 @@ from .._engine.model import Desired, Key, Operation
 from .._engine.state import State
 from .._kernel import rtnl
 from .._kernel.host import Host
-from . import _ends, link_kinds
+from . import _ends, _fields
 
 NAME = "existing_link"
 RANK = 20
@@ -53,7 +53,7 @@ class Value:
 def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]:
     fields = _ends.near_end(item, path)
     fields["up"] = item.get("up")  # an existing device's state is left alone unless it is declared
-    main = Desired(Value(**fields, id=(fields["netns"], fields["name"])), path)
+    main = Desired(Value(**fields, id=(fields["netns"], fields["name"])), path, adopt=bool(item.get("adopt")))
     return [main, *_ends.belongings(item, path, owner)]
 
 
@@ -74,6 +74,7 @@ def observe(
                     mtu=record.mtu,
                     mac=record.mac,
                     id=(key.netns, key.id),
+                    owner=_fields.owner_of(record.altnames),
                 )
                 break
     return found
@@ -111,7 +112,3 @@ def to_item(value: Value) -> t.Tuple[str, t.Dict[str, t.Any]]:
     if value.netns:
         item["netns"] = value.netns
     return "link", {**item, **_ends.end_item(value)}
-
-
-def is_physical(record: rtnl.LinkRecord) -> bool:
-    return link_kinds.name_of_kind(record.kind, record.data) == "physical"

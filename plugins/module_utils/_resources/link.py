@@ -110,6 +110,10 @@ class Value:
     peer: t.Optional[End] = None
     owner: t.Optional[str] = None
     id: t.Optional[t.Tuple[str, str]] = None  # (netns, name) as declared, where the link is elsewhere now
+    blocked: t.Optional[str] = (
+        None  # observed: a declared name of this link that somebody else's link has now
+    )
+    strangers: t.Optional[t.Tuple[str, ...]] = None  # observed: links on top of this one
 
     def key(self) -> Key:
         space, name = self.id or (self.netns, self.name)
@@ -199,6 +203,8 @@ def _check_options(kind: str, item: t.Mapping[str, t.Any], path: str) -> None:
                 f"does not apply to {_article(kind)} {kind} link"
                 + (f"; it takes {', '.join(fitting)}" if fitting else ""),
             )
+    if item.get("stp") and item.get("forward_delay") is not None and item["forward_delay"] < 2:
+        raise SpecError(f"{path}.forward_delay", "is 2 to 30 seconds with stp; raise it or turn stp off")
     for name, (lowest, highest) in RANGES.items():
         _fields.whole(item.get(name), lowest, highest, f"{path}.{name}")
 
@@ -213,7 +219,7 @@ def _options(kind: str, item: t.Mapping[str, t.Any], path: str) -> t.Optional[t.
         options.setdefault(name, value)
     for name in ("local", "remote"):
         if name in options:
-            options[name] = str(_fields.address(options[name], f"{path}.{name}"))
+            options[name] = _fields.spelled(_fields.address(options[name], f"{path}.{name}"))
     return options or None
 
 
@@ -237,7 +243,23 @@ def observe(
                     host.declare_name(space, record.name, key.id)
             found[key] = value
             _declare_far_name(host, wanted[key], value)
-    return found
+    return {
+        key: dataclasses.replace(value, blocked=_blocked(host, wanted[key], value))
+        for key, value in found.items()
+    }
+
+
+def _blocked(host: Host, desired: t.Optional[Value], value: Value) -> t.Optional[str]:
+    """A name that the link shall get and that a link has which keeps it: neither this one nor one of ours that is renamed too."""
+    ends = [(value, desired)] + (
+        [(value.peer, desired.peer)] if desired and desired.peer and value.peer else []
+    )
+    for end, wanted in ends:
+        if wanted is None or (end.netns, end.name) == (wanted.netns, wanted.name):
+            continue
+        if wanted.name in host.links(wanted.netns).by_name and not host.is_renamed(wanted.netns, wanted.name):
+            return f"{wanted.name} in {wanted.netns or 'the host namespace'}"
+    return None
 
 
 def _declare_far_name(host: Host, desired: t.Optional[Value], value: Value) -> None:
@@ -282,6 +304,7 @@ def observe_one(host: Host, space: str, record: rtnl.LinkRecord) -> Value:
         options=link_kinds.decode_options(kind, record.data) or None,
         peer=_observe_far_end(host, space, record) if is_pair else None,
         owner=_fields.owner_of(record.altnames),
+        strangers=host.stacked_on(space, record) or None,
     )
 
 
@@ -389,6 +412,14 @@ def _create(host: Host, value: Value) -> None:
             _request_new(host, value, descriptor)
     else:
         _request_new(host, value, None)
+    if value.kind == "bridge" and value.mtu:
+        # Said once more it is the user's: else the kernel lowers it to that of the ports (BROPT_MTU_SET_BY_USER).
+        host.request(
+            value.netns,
+            rtnl.RTM_NEWLINK,
+            0,
+            messages.link([("IFLA_IFNAME", value.name), ("IFLA_MTU", value.mtu)]),
+        )
     netns.mark(host, value.netns, value.name, value.key(), None, value.owner)
     if value.peer and value.peer.up:
         # Not in the same request: netkit ignores the flags of the peer's ifinfomsg, veth refuses them (ENOTCONN, its far end
@@ -470,9 +501,7 @@ def _create_commands(value: Value) -> t.List[str]:
         return lines + end_commands(End(value.name, value.netns), value) + _mark_commands(value)
     words = ["link", "add", value.name, *_settings(value)]
     if value.parent:
-        words += ["dev" if value.kind == "vxlan" else "link", value.parent]
-        if value.kind == "vxlan":
-            words = words[:-2]
+        words += ["link", value.parent] if value.kind != "vxlan" else []
     words += ["type", value.kind, *link_kinds.iproute_options(value.options or {})]
     if value.parent and value.kind == "vxlan":
         words += ["dev", value.parent]

@@ -76,7 +76,7 @@ def _identity(item: t.Mapping[str, t.Any], path: str) -> Value:
     return Value(
         _fields.ifname(item["dev"], f"{path}.dev"),
         _fields.netns(item.get("netns"), f"{path}.netns"),
-        str(_fields.address(item["address"], f"{path}.address")),
+        _fields.spelled(_fields.address(item["address"], f"{path}.address")),
     )
 
 

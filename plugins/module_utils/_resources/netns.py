@@ -20,6 +20,9 @@ from . import _fields
 NAME = SECTION = "netns"
 RANK = 0
 BORROWED = False
+KEEPS_CONTENT = (
+    True  # a removed namespace lives on until the run is confirmed, so undo brings back what was in it
+)
 
 ARGUMENT_SPEC: t.Dict[str, t.Any] = {
     "name": {"type": "str", "required": True},
@@ -76,16 +79,16 @@ def observe(
             if namespaces.has_file(key.id) and wanted[key] is not None:
                 _check_leftover(key.id)
             continue
-        found[key] = _observe_one(host, key.id, topology)
+        found[key] = _observe_one(host, key.id, topology, leaving=wanted[key] is None)
     return found
 
 
-def _observe_one(host: Host, name: str, topology: str) -> Value:
+def _observe_one(host: Host, name: str, topology: str, leaving: bool) -> Value:
     links = host.links(name)
     loopback = links.by_name.get("lo")
     strangers = [
         record.name
-        for record in links.by_name.values()
+        for record in (links.by_name.values() if leaving else ())
         if record.name not in FALLBACK_DEVICES and owner_of_link(host, name, record) != topology
     ]
     return Value(
@@ -118,7 +121,12 @@ def fixed(before: Value, after: Value) -> t.List[str]:
 
 
 def side_effects(operation: Operation, state: State) -> t.Dict[Key, t.Any]:
-    return {}
+    """With its loopback device down a namespace loses the IPv6 addresses and the routes on it."""
+    before, after = operation.before, operation.after
+    if operation.verb != model.CHANGE or not before.lo_up or after.lo_up is not False:
+        return {}
+    on_lo = state.standing_on(Key("link", after.name, "lo"))
+    return {key: None for key in on_lo if key.kind == "route" or (key.kind == "address" and ":" in key.id)}
 
 
 def apply(host: Host, operation: Operation) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
+from .._engine import model
 from .._engine.model import Desired, Key, Operation
 from .._engine.state import State
 from .._kernel import messages, rtnl
@@ -51,12 +52,15 @@ def observe(
 ) -> t.Dict[Key, Value]:
     found = {}
     for key in wanted:
-        if key.kind == NAME:
-            record = host.find_link(key.netns, key.id)
-            if record is not None:
-                found[key] = Value(
-                    key.id, key.netns, host.name_of(key.netns, record.master) if record.master else ""
-                )
+        record = host.find_link(key.netns, key.id) if key.kind in (NAME, model.ON_LINK) else None
+        if record is None:
+            continue
+        if key.kind == NAME or record.master:
+            value = Value(key.id, key.netns, host.name_of(key.netns, record.master) if record.master else "")
+            found[value.key()] = value
+        for member in host.members_of(key.netns, record) if key.kind == model.ON_LINK else ():
+            name = host.name_of(key.netns, member.ifindex)
+            found[Key(NAME, key.netns, name)] = Value(name, key.netns, key.id)
     return found
 
 

@@ -12,7 +12,7 @@ import typing as t
 from .._engine import model
 from .._engine.model import Claim, Desired, Key, Operation
 from .._engine.state import State
-from .._errors import KernelError, SpecError
+from .._errors import KernelError, SpecError, UnsupportedError
 from .._kernel import messages, networkd, rtnl
 from .._kernel.host import Host
 from . import _fields
@@ -115,7 +115,7 @@ def destination_of(text: str, family: t.Optional[str], via: t.Optional[str], pat
     found = _fields.network(text, path)
     if family and (family == "inet6") != (found.version == 6):
         raise SpecError(path, f"{text!r} is not of family {family}; correct one of the two")
-    return str(found)
+    return _fields.spelled_prefix(found)
 
 
 def table_of(text: t.Any, path: str) -> int:
@@ -133,10 +133,12 @@ def table_of(text: t.Any, path: str) -> int:
 def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]:
     value = _identity(item, path)
     kind = item.get("type") or "unicast"
-    via = str(_fields.address(item["via"], f"{path}.via")) if item.get("via") else None
+    via = _fields.spelled(_fields.address(item["via"], f"{path}.via")) if item.get("via") else None
     dev = _fields.ifname(item["dev"], f"{path}.dev") if item.get("dev") else None
     _check_next_hop(value, kind, via, dev, item, path)
-    source = str(_fields.address(item["source"], f"{path}.source")) if item.get("source") else None
+    source = (
+        _fields.spelled(_fields.address(item["source"], f"{path}.source")) if item.get("source") else None
+    )
     if source and (":" in source) != (value.family == rtnl.AF_INET6):
         raise SpecError(
             f"{path}.source",
@@ -255,7 +257,7 @@ def _select(
 
 
 def observed_value(host: Host, space: str, record: rtnl.RouteRecord) -> t.Optional[Value]:
-    if record.kind not in TYPE_NAMES:
+    if record.kind not in TYPE_NAMES or record.selective:
         return None
     kind = TYPE_NAMES[record.kind]
     # The kernel reports IPv6 reject routes on the loopback device; the user did not say so.
@@ -270,8 +272,10 @@ def observed_value(host: Host, space: str, record: rtnl.RouteRecord) -> t.Option
         scope=SCOPE_NAMES.get(record.scope, str(record.scope)),
         source=record.source,
         onlink=bool(record.flags & RTNH_F_ONLINK),
-        owner=_fields.owner_of_protocol(record.protocol),
-        made_by=None
+        owner=None if record.multipath else _fields.owner_of_protocol(record.protocol),
+        made_by="somebody who added next hops to it"
+        if record.multipath
+        else None
         if record.protocol == _fields.PROTOCOL
         else PROTOCOLS.get(record.protocol, f"routing protocol {record.protocol}"),
     )
@@ -314,9 +318,27 @@ def apply(host: Host, operation: Operation) -> None:
             if problem.name not in ("ESRCH", "ENODEV", "ENOENT"):
                 raise
         return
+    if operation.verb == model.CHANGE:
+        _check_alone(host, operation.before)
     # Replacing is one step for the kernel: no packet finds the table without the route.
     flags = messages.NLM_F_EXCL if operation.verb == model.CREATE else messages.NLM_F_REPLACE
     _request(host, rtnl.RTM_NEWROUTE, messages.NLM_F_CREATE | flags, operation.after)
+
+
+def _check_alone(host: Host, value: Value) -> None:
+    """NLM_F_REPLACE takes the first route of a destination and metric, whoever made it: there must be no second one."""
+    length = int(value.destination.rsplit("/", 1)[1])
+    for record in rtnl.routes(host.socket(value.netns), value.family, value.table, 0, frozenset((length,))):
+        other = observed_value(host, value.netns, record)
+        if (
+            other is not None
+            and other.key() == value.key()
+            and (other.via, other.owner) != (value.via, value.owner)
+        ):
+            raise UnsupportedError(
+                f"{value.key()}: another route to the same destination with the same metric was made by {other.made_by}; "
+                f"remove it or declare another metric"
+            )
 
 
 def _scope(value: Value) -> int:
@@ -337,7 +359,7 @@ def _request(host: Host, kind: int, flags: int, value: Value) -> None:
         "src_len": 0,
         "tos": 0,
         "table": value.table if value.table < 256 else 0,
-        "proto": (_fields.PROTOCOL if value.owner else _foreign_protocol(value)) if adding else 0,
+        "proto": _fields.PROTOCOL if value.owner else _foreign_protocol(value),
         "scope": _scope(value) if adding else 255,  # RT_SCOPE_NOWHERE: any, when deleting
         "type": TYPES[value.type or "unicast"],
         "flags": RTNH_F_ONLINK if value.onlink else 0,
@@ -351,7 +373,7 @@ def _request(host: Host, kind: int, flags: int, value: Value) -> None:
         attrs.append(("RTA_OIF", host.index_of(value.netns, value.dev)))
     if adding and value.source:
         attrs.append(("RTA_PREFSRC", value.source))
-    if adding and value.via:
+    if value.via and value.via != "multipath":
         if ":" in value.via and value.family == rtnl.AF_INET:
             attrs.append(("RTA_VIA", {"family": rtnl.AF_INET6, "addr": value.via}))
         else:

@@ -129,7 +129,10 @@ def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]
         action=action,
         table=table_of(item["table"], f"{path}.table") if item.get("table") else 0,
         owner=model.ANY_TOPOLOGY,
-        **{name: "" if prefix.prefixlen == 0 else str(prefix) for name, prefix in prefixes.items()},
+        **{
+            name: "" if prefix.prefixlen == 0 else _fields.spelled_prefix(prefix)
+            for name, prefix in prefixes.items()
+        },
     )
     return [Desired(value, path, adopt=bool(item.get("adopt")))]
 
@@ -150,9 +153,12 @@ def _fwmark(text: t.Optional[str], path: str) -> str:
         return ""
     try:
         mark, _slash, mask = str(text).partition("/")
-        return _mark_text(int(mark, 0), int(mask, 0) if mask else 0xFFFFFFFF)
+        numbers = int(mark, 0), int(mask, 0) if mask else 0xFFFFFFFF
+        if not all(0 <= number <= 0xFFFFFFFF for number in numbers):
+            raise ValueError
+        return _mark_text(*numbers)
     except ValueError:
-        raise SpecError(path, f"{text!r} is not a mark such as 0x10 or 0x10/0xff") from None
+        raise SpecError(path, f"{text!r} is not a mark of 32 bits such as 0x10 or 0x10/0xff") from None
 
 
 def _mark_text(mark: int, mask: int) -> str:

@@ -23,6 +23,9 @@ RANK = 40
 BORROWED = True
 
 MAIN_TABLE, RTPROT_RA = 254, 9
+REDIRECTS = (
+    "net/ipv4/conf/all/accept_redirects"  # "accept_redirects" is one byte too long for an interface's name
+)
 SPREADING = {"net/ipv4/conf/all/forwarding": "ipv4", "net/ipv6/conf/all/forwarding": "ipv6"}
 
 
@@ -85,7 +88,13 @@ def _exceptions(host: Host, space: str, family: str, common: str) -> t.Dict[str,
         f"net/{family}/conf/{name}/forwarding" for name in ("default", *host.sysctl_interfaces(space, family))
     ]
     values = host.sysctls(space, names)
-    return {interface_of(name): text for name, text in values.items() if text is not None and text != common}
+    found = {interface_of(name): text for name, text in values.items() if text is not None and text != common}
+    if family == "ipv4":
+        # inet_forward_change sets it to the opposite: what it was has to come back with the switch.
+        redirects = host.sysctls(space, [REDIRECTS])[REDIRECTS]
+        if redirects is not None and redirects == common:
+            found["accept_redirects"] = redirects
+    return found
 
 
 def advice(host: Host, operations: t.Sequence[Operation]) -> t.List[str]:
@@ -109,6 +118,10 @@ def advice(host: Host, operations: t.Sequence[Operation]) -> t.List[str]:
                     f"forwards; set accept_ra: always for interface {name} to keep them"
                 )
     return notes
+
+
+def _exception_name(family: t.Optional[str], interface: str) -> str:
+    return REDIRECTS if interface == "accept_redirects" else f"net/{family}/conf/{interface}/forwarding"
 
 
 def fixed(before: Value, after: Value) -> t.List[str]:
@@ -147,7 +160,7 @@ def apply(host: Host, operation: Operation) -> None:
         host.write_sysctl(value.netns, value.name, value.value)
     family = SPREADING.get(value.name)
     for interface, text in (value.exceptions or {}).items() if family else ():
-        name = f"net/{family}/conf/{interface}/forwarding"
+        name = _exception_name(family, interface)
         if host.sysctls(value.netns, [name])[name] not in (None, text):
             host.write_sysctl(value.netns, name, text)
 
@@ -160,7 +173,7 @@ def commands(operation: Operation) -> t.List[str]:
     lines = [f"{inside}sysctl -w {dotted(value.name)}={value.value}"]
     family = SPREADING.get(value.name)
     for interface, text in (value.exceptions or {}).items() if family else ():
-        lines.append(f"{inside}sysctl -w {dotted(f'net/{family}/conf/{interface}/forwarding')}={text}")
+        lines.append(f"{inside}sysctl -w {dotted(_exception_name(family, interface))}={text}")
     return lines
 
 

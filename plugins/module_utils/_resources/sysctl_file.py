@@ -57,9 +57,11 @@ def _read(topology: str) -> t.Tuple[t.Dict[str, str], bool]:
             text = file.read()
     except FileNotFoundError:
         return {}, True
+    except OSError as problem:
+        raise KernelError(problem.errno or 0, "", path_of(topology)) from problem
     found = {}
     for line in text.splitlines():
-        name, equals, value = line.partition("=")
+        name, equals, value = line.partition(" = ")
         if equals and not line.startswith("#"):
             found["/".join(part.replace("/", ".") for part in name.strip().split("."))] = value.strip()
     return found, text.startswith(HEADER.format(topology))
@@ -75,8 +77,8 @@ def observe(
     found = {}
     for key in keys:
         name = key.id.split(" ", 1)[1]
-        if name in values:
-            found[key] = Value(topology, name, values[name], topology if ours else None)
+        if name in values or not ours:
+            found[key] = Value(topology, name, values.get(name, ""), topology if ours else None)
     return found
 
 
@@ -109,7 +111,10 @@ def _replace(path: str, text: str) -> None:
     temporary = f"{path}.new"  # systemd-sysctl reads *.conf only
     try:
         os.makedirs(DIRECTORY, mode=0o755, exist_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)  # of a run that was killed
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, 0o644)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             os.fchmod(
                 file.fileno(), 0o644

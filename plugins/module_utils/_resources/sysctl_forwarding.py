@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 
 from .._engine.model import Claim, Desired, Key
@@ -54,6 +55,10 @@ def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]
             raise SpecError(
                 f"{path}.persist",
                 "works in the host's own namespace only; a named one does not outlive a boot",
+            )
+        if re.search(r"[*?\[=]", interface):
+            raise SpecError(
+                f"{path}.persist", f"sysctl.d(5) would read {interface!r} as a pattern; leave persist out"
             )
         adopt = bool(item.get("adopt"))
         for name, text in values.items():
