@@ -153,6 +153,8 @@ class _Run:
         if self.disturbed:
             observed = observe(self.kinds, self.host, self._wanted(), self.request.topology, self.claims)
             plan = self._plan(observed, insist=bool(self.request.absent))
+        kept = tuple(f"{key}: stays, another topology declares it too" for key in sorted(self.kept_for_others))
+        plan = dataclasses.replace(plan, notes=(*plan.notes, *kept))
         self._check_owner_elsewhere(plan, observed)
         return observed, plan
 
@@ -215,6 +217,7 @@ class _Run:
             leaving |= {
                 key for key, claim in claims.items() if not claim.displaced_by and key not in declared
             }
+        leaving -= self.kept_for_others
         return leaving | {key for key, claim in claims.items() if claim.displaced_by in leaving}
 
     def _unclaimed(self, observed: Observed) -> t.Dict[Key, Claim]:
@@ -451,7 +454,7 @@ class _Run:
         if self.request.forget:
             self.store.remove()
             return None
-        leaving = self._leaving(claims)
+        leaving = self._leaving(claims) | self.kept_for_others
         number = self.latest.number + 1 if self.latest else 1
         kept = {key: claim for key, claim in claims.items() if key not in leaving}
         if not kept and self.request.document is None:
