@@ -465,12 +465,14 @@ class _Run:
 
     def _commit_if_new(self, observed: Observed) -> t.Optional[int]:
         """The generation that describes this state: the latest when it says the same, else a new one."""
+        if self.request.forget:
+            if self.latest is not None or self.store.has_journal():
+                self.store.remove()
+            return None
         known = self.latest is not None and self.latest.digest == self.request.digest
         claims = self._claims_with(Plan(), observed)
         if self.request.document is None and claims.keys() <= self.claims.keys() and not self.request.absent:
             known = True
-        if self.request.forget and self.latest is None and not self.store.has_journal():
-            return None
         if known and not self.store.has_journal():
             return self.latest.number if self.latest else None
         return self._commit(claims)
