@@ -153,7 +153,9 @@ class _Run:
         if self.disturbed:
             observed = observe(self.kinds, self.host, self._wanted(), self.request.topology, self.claims)
             plan = self._plan(observed, insist=bool(self.request.absent))
-        kept = tuple(f"{key}: stays, another topology declares it too" for key in sorted(self.kept_for_others))
+        kept = tuple(
+            f"{key}: stays, another topology declares it too" for key in sorted(self.kept_for_others)
+        )
         plan = dataclasses.replace(plan, notes=(*plan.notes, *kept))
         self._check_owner_elsewhere(plan, observed)
         return observed, plan

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Both compilers: the same source gives the same answers, and errors say where."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from ansible_collections.cnf.ebpf.plugins.module_utils._bpf import btf, libbpf
+from ansible_collections.cnf.ebpf.plugins.module_utils._bpf import compile as build
+from ansible_collections.cnf.ebpf.plugins.module_utils._bpf.compile import CompileError
+from ansible_collections.cnf.ebpf.plugins.module_utils._kernel import bpf
+
+TYPES = """\
+#include <linux/types.h>
+struct key { __u32 plen; __be32 addr; };
+struct value { __u64 hits; struct { __u8 bytes[16]; } addr; };
+"""
+CLANG = """\
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, ENTRIES);
+    __type(key, __u32);
+    __type(value, __u64);
+} counts SEC(".maps");
+struct {
+    __uint(type, BPF_MAP_TYPE_LPM_TRIE);
+    __uint(max_entries, 100);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct key);
+    __type(value, struct value);
+} trie SEC(".maps");
+volatile const __u32 answer = 2;
+char _license[] SEC("license") = "GPL";
+#define SECTION(name) SEC(name)
+"""
+BCC = """\
+BPF_TABLE("percpu_array", __u32, __u64, counts, ENTRIES);
+BPF_F_TABLE("lpm_trie", struct key, struct value, trie, 100, BPF_F_NO_PREALLOC);
+#define SECTION(name)
+"""
+PROGRAM = """\
+SECTION("tc") int reply(struct __sk_buff *skb)
+{
+    __u32 zero = 0;
+#ifdef BCC_SEC
+    __u64 *count = counts.lookup(&zero);
+#else
+    __u64 *count = bpf_map_lookup_elem(&counts, &zero);
+#endif
+
+    if (count)
+        *count += 1;
+    return RESULT;
+}
+"""
+SOURCE = f"{TYPES}#ifdef BCC_SEC\n{BCC}#else\n{CLANG}#endif\n#include <linux/if_ether.h>\n#include <linux/in6.h>\n{PROGRAM}"
+PACKET = bytes(64)
+DEFINES = {"ENTRIES": 3, "RESULT": "answer"}
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "both.bpf.c"
+    path.write_text(SOURCE)
+    return path
+
+
+@pytest.fixture
+def make(loaded):
+    """``make(source, compiler, **options)`` of the one program."""
+
+    def get(source, compiler, **options):
+        if compiler == "bcc":
+            options["programs"] = {"reply": bpf.ProgType.SCHED_CLS}
+        options.setdefault("defines", DEFINES)
+        return loaded(source, compiler, **options)
+
+    return get
+
+
+both = pytest.mark.parametrize("compiler", build.COMPILERS)
+
+
+@both
+def test_constants_and_macros_reach_the_program(make, source, compiler):
+    found = make(source, compiler, constants={"answer": 7})
+    assert bpf.test_run(found.programs["reply"], PACKET).retval == bpf.REDIRECT
+    assert bpf.map_info(found.maps["counts"]).max_entries == 3
+    assert {"counts", "trie"} <= found.maps.keys()
+
+
+@both
+def test_map_is_taken_over_with_its_entries(make, source, compiler):
+    first = make(source, compiler, constants={"answer": 0})
+    bpf.test_run(first.programs["reply"], PACKET, repeat=5)
+    second = make(
+        source,
+        compiler,
+        constants={"answer": 2},
+        reuse=first.maps
+        if compiler == "bcc"
+        else {name: fd for name, fd in first.maps.items() if name != ".rodata"},
+    )
+    assert bpf.test_run(second.programs["reply"], PACKET).retval == bpf.DROP
+    info = bpf.map_info(second.maps["counts"])
+    assert info.id == bpf.map_info(first.maps["counts"]).id
+    types = btf.map_types(second.maps["counts"])
+    assert sum(types.decode_percpu(dict(bpf.map_items(second.maps["counts"], info))[bytes(4)])) == 6
+
+
+@both
+def test_map_that_differs_is_refused(make, source, compiler):
+    first = make(source, compiler, constants={"answer": 0})
+    with pytest.raises(
+        libbpf.LoadError, match=r"map trie: the one to reuse differs in .*value.size \(8, not 24\)"
+    ):
+        make(source, compiler, constants={"answer": 0}, reuse={"trie": first.maps["counts"]})
+
+
+@both
+def test_source_that_does_not_compile_tells_file_and_line(make, source, compiler):
+    line = SOURCE[: SOURCE.index("RESULT")].count("\n") + 1
+    with pytest.raises(CompileError) as caught:
+        make(source, compiler, defines={**DEFINES, "RESULT": "nonsense"}, constants={"answer": 0})
+    assert f"both.bpf.c does not compile: both.bpf.c:{line}: error: use of undeclared identifier" in str(
+        caught.value
+    )
+    assert "nonsense" in caught.value.log
+
+
+@both
+def test_missing_header_names_its_package(make, source, compiler):
+    source.write_text(f"#include <bpf/nothing.h>\n{SOURCE}")
+    with pytest.raises(CompileError, match=r"both.bpf.c:1: error: .* \(apt-get install libbpf-dev\)"):
+        make(source, compiler)
+
+
+@both
+def test_program_that_is_refused_tells_the_reason(make, source, compiler):
+    with pytest.raises(
+        libbpf.LoadError, match=r"program reply: .*invalid access to packet.*at instruction \d+:"
+    ):
+        make(
+            source,
+            compiler,
+            defines={**DEFINES, "RESULT": "*(int *)(long)skb->data"},
+            constants={"answer": 0},
+        )
+
+
+@both
+def test_source_that_is_missing(make, tmp_path, compiler):
+    with pytest.raises((CompileError, FileNotFoundError)):
+        make(tmp_path / "none.bpf.c", compiler)
+
+
+def test_unknown_program_and_map_of_bcc(loaded, source):
+    with pytest.raises(libbpf.LoadError, match="program other: unknown; it has reply"):
+        loaded(source, "bcc", defines={**DEFINES, "answer": 0}, programs={"other": 3})
+    with pytest.raises(libbpf.LoadError, match="map other: unknown; it has counts, trie"):
+        loaded(source, "bcc", defines={**DEFINES, "answer": 0}, programs={"reply": 3}, reuse={"other": 0})
+
+
+def test_both_compilers_lay_out_maps_alike(make, source):
+    layouts = [
+        btf.layout_of(btf.map_types(make(source, name, constants={"answer": 0}).maps["trie"]))
+        for name in build.COMPILERS
+    ]
+    assert [row.path for row in layouts[0]] == ["key.plen", "key.addr", "value.hits", "value.addr.bytes"]
+    assert btf.compare_layouts(*layouts) == []
+
+
+def test_nothing_of_a_build_stays_open_or_unfinished(make, source, tmp_path):
+    if build.missing("bcc"):
+        pytest.skip(build.missing("bcc"))
+    before = sorted(os.listdir("/proc/self/fd"))
+    build.compile_bcc(
+        source, programs={"reply": 3}, directory=tmp_path / "x", defines={**DEFINES, "answer": 0}
+    ).close()
+    source.write_text("nonsense")
+    with pytest.raises(CompileError):
+        build.compile_clang(source, tmp_path / "x.o")
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert sorted(os.listdir(tmp_path)) == ["both.bpf.c", "x"]
+    assert os.stat(tmp_path / "x" / "bcc-headers").st_mode & 0o777 == 0o700
