@@ -167,3 +167,12 @@ def test_a_generation_that_cannot_be_written_undoes_the_run(box: Sandbox) -> Non
     answer = box.topology({"link": [PAIR]})
     assert answer["type"] == "ConvergeError" and len(answer["undone"]) == len(answer["applied"]) == 3
     assert_same(box.state(), before)
+
+
+def test_moving_a_device_tells_which_leased_addresses_end(box: Sandbox) -> None:
+    box.sh(
+        "ip link add nic0 type veth peer name far0; ip address add 192.0.2.7/24 dev nic0 valid_lft 600 preferred_lft 600"
+    )
+    document = {"netns": [{"name": "red"}], "link": [{"name": "nic0", "kind": "existing", "netns": "red"}]}
+    notes = box.topology(document, check=True)["notes"]
+    assert len(notes) == 1 and "the move ends 192.0.2.7/24" in notes[0]

@@ -190,6 +190,9 @@ class FakeKernel:
 
     # --- what the engine asks of a host
 
+    def addresses(self, _netns):
+        return {}  # no records: values say all
+
     def has_namespace(self, name):
         return not name or Key("netns", "", name) in self.state
 

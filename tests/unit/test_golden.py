@@ -46,6 +46,9 @@ class RecordedHost:
     def observe(self, module, _wanted, _topology, _claimed):
         return {value.key(): value for value in self.values if value.key().kind == module.NAME}
 
+    def addresses(self, _netns):
+        return {}
+
     def lacking(self, value):
         return self.missing_kinds.get(getattr(value, "kind", None))
 

@@ -18,7 +18,7 @@ from .._engine.model import Desired, Key, Operation
 from .._engine.state import State
 from .._kernel import rtnl
 from .._kernel.host import Host
-from . import _ends, _fields
+from . import _ends, _fields, address
 
 NAME = "existing_link"
 RANK = 20
@@ -78,6 +78,25 @@ def observe(
                 )
                 break
     return found
+
+
+def advice(host: Host, operations: t.Sequence[Operation]) -> t.List[str]:
+    """What a move takes from a device and neither undo nor giving it back can restore."""
+    notes = []
+    for operation in operations:
+        before, after = operation.before, operation.after
+        if before is None or after is None or before.netns == after.netns:
+            continue
+        by_index = host.addresses(before.netns)
+        record = host.find_link(before.netns, before.name) if by_index else None
+        rows = by_index.get(record.ifindex, ()) if record else ()
+        leased = [f"{row.local}/{row.prefixlen}" for row in rows if not row.flags & address.IFA_F_PERMANENT]
+        if leased:
+            notes.append(
+                f"{operation.key}: the move ends {', '.join(leased)}, which a DHCP client or autoconfiguration set; "
+                f"renew them after the device is back"
+            )
+    return notes
 
 
 def fixed(before: Value, after: Value) -> t.List[str]:
