@@ -71,7 +71,9 @@ CASES = {
         "00000000050000000000000001000000",
     ),
     "altname": (
-        lambda: messages.altname(5, "cnf-edge-0123456789ab"),
+        lambda: messages.link(
+            [("IFLA_PROP_LIST", {"attrs": [("IFLA_ALT_IFNAME", "cnf-edge-0123456789ab")]})], 5
+        ),
         "00000000050000000000000000000000200034801a003500636e662d656467652d303132333435363738396162000000",
     ),
     "IPv4 address with our protocol number": (

@@ -92,11 +92,6 @@ def link(attrs: AttributeList, index: int = 0, up: t.Optional[bool] = None) -> b
     return _encode(_library().link(), header, attrs)
 
 
-def altname(index: int, name: str) -> bytes:
-    """An ifinfomsg for RTM_NEWLINKPROP and RTM_DELLINKPROP."""
-    return link([("IFLA_PROP_LIST", {"attrs": [("IFLA_ALT_IFNAME", name)]})], index)
-
-
 def address(family: int, prefixlen: int, index: int, scope: int, attrs: AttributeList) -> bytes:
     header = {"family": family, "prefixlen": prefixlen, "index": index, "scope": scope, "flags": 0}
     return _encode(_library().address(), header, attrs)
