@@ -96,7 +96,7 @@ HOST
 clean() {
     mode=local
     [ ! -e "$work/local/machines.yml" ] || play "$demo/clean.yml"
-    [ ! -d "${CNF_VM_RUN:-$cache/vm/run}" ] || "${machine[@]}" stop demo
+    [ ! -d "${CNF_VM_RUN:-${CNF_VM_CACHE:-$cache/vm}/run}" ] || "${machine[@]}" stop demo
     rm -rf "$work"
 }
 
