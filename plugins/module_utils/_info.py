@@ -15,8 +15,9 @@ from ._engine.converge import Outcome, inspect
 from ._engine.plan import simulate
 from ._errors import CnfError, SpecError
 from ._kernel.host import Host
-from ._module import RUN_SPEC, TASKS, Parameters, check_requirements, topology_request
-from ._resources import KINDS, SECTIONS, _fields, revive
+from ._module import RUN_SPEC, Parameters, check_requirements, topology_request
+from ._resources import KINDS, SECTIONS, _fields, kinds_for, revive
+from ._resources._fields import TASKS
 from ._store import Store
 
 
@@ -67,7 +68,7 @@ def _topology_state(name: str, params: Parameters) -> t.Dict[str, t.Any]:
         check=True,
     )
     with Host() as host:
-        observed, plan = inspect(KINDS, host, store, request)
+        observed, plan = inspect(kinds_for(item.key for item in request.desired), host, store, request)
     declared = {
         item.key: observed.values[item.key] for item in request.desired if item.key in observed.values
     }

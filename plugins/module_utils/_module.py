@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import traceback
@@ -20,10 +21,9 @@ from ._engine.model import Desired
 from ._errors import CnfError, ConvergeError, SpecError
 from ._kernel import requirements
 from ._kernel.host import Host
-from ._resources import KINDS, SECTIONS, _fields, gather, revive
+from ._resources import SECTIONS, _fields, gather, kinds_for, revive
+from ._resources._fields import TASKS
 from ._store import DEFAULT_DIRECTORY, Store, digest_of
-
-TASKS = "tasks"  # the owner of what single tasks make
 
 ITEM_SPEC: t.Dict[str, t.Any] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
@@ -36,6 +36,12 @@ RUN_SPEC: t.Dict[str, t.Any] = {
 }
 
 Parameters = t.Mapping[str, t.Any]
+Known = t.Callable[
+    [str], t.Optional[t.Tuple[t.Mapping[str, str], str]]
+]  # object: its programs with types, its source
+
+OBJECTS = "bpf_object"
+SOURCES_SPEC: t.Dict[str, t.Any] = {"bundle": {"type": "str", "no_log": True}}  # noise rather than a secret
 
 
 class Interrupted(CnfError):
@@ -47,12 +53,12 @@ def resource_spec(section: str) -> t.Dict[str, t.Any]:
     spec = {**SECTIONS[section].ARGUMENT_SPEC, **RUN_SPEC}
     if hasattr(SECTIONS[section], "REQUIRED"):
         spec["entries"] = {"type": "list", "elements": "dict"}
-    return spec
+    return {**spec, **SOURCES_SPEC} if section == OBJECTS else spec
 
 
 def topology_spec() -> t.Dict[str, t.Any]:
     sections = {name: {"type": "list", "elements": "dict"} for name in SECTIONS}
-    return {"name": {"type": "str", "required": True}, **sections, **RUN_SPEC}
+    return {"name": {"type": "str", "required": True}, **sections, **SOURCES_SPEC, **RUN_SPEC}
 
 
 def run_resource(section: str) -> None:
@@ -84,10 +90,11 @@ def topology_request(params: Parameters, check: bool) -> Request:
     document = {name: params[name] for name in SECTIONS if params.get(name)}
     if params["state"] == "absent":
         return Request(**common, adopt=params["adopt"])
+    known = _declared_objects(document.get(OBJECTS, ()))
     desired = [
         item
         for name, items in document.items()
-        for item in parse_section(name, items, owner, params["adopt"])
+        for item in parse_section(name, items, owner, params["adopt"], known)
     ]
     return Request(
         **common,
@@ -98,7 +105,32 @@ def topology_request(params: Parameters, check: bool) -> Request:
     )
 
 
-def parse_section(section: str, items: t.Sequence[t.Any], owner: str, adopt: bool) -> t.List[Desired]:
+def _declared_objects(items: t.Sequence[t.Any]) -> Known:
+    """What the items of a document tell of their objects: programs and source."""
+    declared = {
+        item["name"]: (
+            item.get("programs") or {},
+            os.path.basename(item.get("source") or item.get("object") or ""),
+        )
+        for item in items
+        if isinstance(item, dict) and isinstance(item.get("name"), str)
+    }
+    return declared.get
+
+
+def _loaded_objects(name: str) -> t.Optional[t.Tuple[t.Mapping[str, str], str]]:
+    """What the host has of an object that an earlier task loaded."""
+    from ._resources import bpf_object
+
+    if not bpf_object.OBJECT_NAME.match(name):
+        return None
+    found = bpf_object.loaded(_fields.TASKS, name)
+    return (found.programs or {}, str(found.source)) if found is not None else None
+
+
+def parse_section(
+    section: str, items: t.Sequence[t.Any], owner: str, adopt: bool, known: Known = lambda name: None
+) -> t.List[Desired]:
     """Items of one section, each validated by the very spec of the module of that name."""
     validator = ArgumentSpecValidator({**SECTIONS[section].ARGUMENT_SPEC, **ITEM_SPEC})
     found: t.List[Desired] = []
@@ -106,8 +138,15 @@ def parse_section(section: str, items: t.Sequence[t.Any], owner: str, adopt: boo
         path = f"{section}[{number}]"
         checked = validate(validator, item, path)
         if checked["state"] == "present":
-            found += SECTIONS[section].parse({**checked, "adopt": adopt or checked["adopt"]}, path, owner)
+            checked = {**completed(section, checked, path, known), "adopt": adopt or checked["adopt"]}
+            found += SECTIONS[section].parse(checked, path, owner)
     return found
+
+
+def completed(section: str, item: t.Mapping[str, t.Any], path: str, known: Known) -> t.Dict[str, t.Any]:
+    """The item with what goes without saying, where the section has such things."""
+    complete = getattr(SECTIONS[section], "complete", None)
+    return dict(complete(item, path, known) if complete else item)
 
 
 def validate(validator: ArgumentSpecValidator, item: t.Any, path: str) -> t.Dict[str, t.Any]:
@@ -141,7 +180,9 @@ def _task_request(section: str, params: Parameters, check: bool, store: Store) -
         "lock_timeout": params["lock_timeout"],
         "adopt": params["adopt"],
     }
-    items = _task_items(section, params)
+    items = [
+        (path, completed(section, item, path, _loaded_objects)) for path, item in _task_items(section, params)
+    ]
     if params["state"] == "absent":
         claims = store.claims(store.latest())
         keys = [key for path, item in items for key in SECTIONS[section].keys(item, path, claims)]
@@ -173,7 +214,8 @@ def _run(module: AnsibleModule, topology: str, build: t.Callable[[Store], Reques
         signal.signal(number, _interrupt)
     store = Store(topology, revive, module.params["state_dir"])
     try:
-        outcome = perform(build(store), store)
+        files = gather_sources(module.params)
+        outcome = perform(build(store), store, files)
     except ConvergeError as problem:
         module.fail_json(
             msg=str(problem),
@@ -192,10 +234,34 @@ def _run(module: AnsibleModule, topology: str, build: t.Callable[[Store], Reques
     module.exit_json(**result)
 
 
-def perform(request: Request, store: Store) -> Outcome:
+def gather_sources(params: t.Dict[str, t.Any]) -> t.Dict[str, t.Any]:
+    """The sources that came along or lie here (``remote_src``), by digest; items get their digest and their programs."""
+    items = params.get(OBJECTS)
+    if items is None and "remote_src" in params:
+        items = [params]
+    if not items and not params.get("bundle"):
+        return {}
+    from ._bpf import sources
+    from ._resources import bpf_object
+
+    found = sources.unpack(params["bundle"]) if params.get("bundle") else {}
+    for number, item in enumerate(items or ()):
+        if isinstance(item, dict) and item.get("remote_src") and item.get("state") != "absent":
+            path = f"{OBJECTS}[{number}]" if item is not params else OBJECTS
+            source = bpf_object.local_source(item, path)
+            item["code"] = sources.code_of(source)
+            item["programs"] = item.get("programs") or dict(source.programs)
+            found[item["code"]] = source
+    return {code[: bpf_object.SHOWN_CODE]: source for code, source in found.items()}
+
+
+def perform(request: Request, store: Store, files: t.Mapping[str, t.Any]) -> Outcome:
     """Converge one request on this host."""
-    with Host() as host:
-        return converge(KINDS, host, store, request)
+    kinds = kinds_for(
+        [*(item.key for item in request.desired), *request.absent, *store.claims(store.latest())]
+    )
+    with Host(store.directory, files) as host:
+        return converge(kinds, host, store, request)
 
 
 def check_requirements(module: AnsibleModule) -> None:

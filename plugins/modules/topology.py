@@ -67,6 +67,29 @@ options:
     description: Policy routing rules. Each item takes the options of M(cnf.ebpf.rule).
     type: list
     elements: dict
+  bpf_object:
+    description: BPF programs and their maps, compiled on the target. Each item takes the options of M(cnf.ebpf.bpf_object).
+    type: list
+    elements: dict
+  bpf_map_entry:
+    description: Entries in maps of the objects. Each item takes the options of M(cnf.ebpf.bpf_map_entry).
+    type: list
+    elements: dict
+  tcx_attach:
+    description: Programs at the ingress and egress of devices. Each item takes the options of M(cnf.ebpf.tcx_attach).
+    type: list
+    elements: dict
+  netkit_attach:
+    description: Programs of netkit pairs. Each item takes the options of M(cnf.ebpf.netkit_attach).
+    type: list
+    elements: dict
+  xdp_attach:
+    description: XDP programs of devices. Each item takes the options of M(cnf.ebpf.xdp_attach).
+    type: list
+    elements: dict
+  bundle:
+    description: The sources of O(bpf_object). Filled in on the controller.
+    type: str
 requirements:
   - Linux kernel >= 5.18, and what the module of each section needs
 notes:
@@ -83,6 +106,11 @@ seealso:
   - module: cnf.ebpf.neighbor
   - module: cnf.ebpf.route
   - module: cnf.ebpf.rule
+  - module: cnf.ebpf.bpf_object
+  - module: cnf.ebpf.bpf_map_entry
+  - module: cnf.ebpf.tcx_attach
+  - module: cnf.ebpf.netkit_attach
+  - module: cnf.ebpf.xdp_attach
   - module: cnf.ebpf.reachability
 """
 

@@ -16,6 +16,7 @@ import typing as t
 from importlib import metadata
 from pathlib import Path
 
+import bench_bpf
 import bench_play
 import bench_scale
 import bench_work
@@ -26,6 +27,7 @@ BENCHES: t.Dict[str, Bench] = {
     "work": bench_work.forty,
     "crowd": bench_work.crowd,
     "import": bench_work.imports,
+    "objects": bench_bpf.objects,
     "play": bench_play.play,
     "tasks": bench_play.tasks,
     "scale": bench_scale.scale,

@@ -82,6 +82,13 @@ def make(loaded):
     return get
 
 
+def taking(maps, compiler):
+    """The options that make maps be taken over."""
+    if compiler == "clang":
+        return {"reuse": {name: fd for name, fd in maps.items() if name != ".rodata"}}
+    return {"choose": lambda fresh: maps}
+
+
 both = pytest.mark.parametrize("compiler", build.COMPILERS)
 
 
@@ -97,14 +104,7 @@ def test_constants_and_macros_reach_the_program(make, source, compiler):
 def test_map_is_taken_over_with_its_entries(make, source, compiler):
     first = make(source, compiler, constants={"answer": 0})
     bpf.test_run(first.programs["reply"], PACKET, repeat=5)
-    second = make(
-        source,
-        compiler,
-        constants={"answer": 2},
-        reuse=first.maps
-        if compiler == "bcc"
-        else {name: fd for name, fd in first.maps.items() if name != ".rodata"},
-    )
+    second = make(source, compiler, constants={"answer": 2}, **taking(first.maps, compiler))
     assert bpf.test_run(second.programs["reply"], PACKET).retval == bpf.DROP
     info = bpf.map_info(second.maps["counts"])
     assert info.id == bpf.map_info(first.maps["counts"]).id
@@ -118,7 +118,7 @@ def test_map_that_differs_is_refused(make, source, compiler):
     with pytest.raises(
         libbpf.LoadError, match=r"map trie: the one to reuse differs in .*value.size \(8, not 24\)"
     ):
-        make(source, compiler, constants={"answer": 0}, reuse={"trie": first.maps["counts"]})
+        make(source, compiler, constants={"answer": 0}, **taking({"trie": first.maps["counts"]}, compiler))
 
 
 @both
@@ -162,7 +162,105 @@ def test_unknown_program_and_map_of_bcc(loaded, source):
     with pytest.raises(libbpf.LoadError, match="program other: unknown; it has reply"):
         loaded(source, "bcc", defines={**DEFINES, "answer": 0}, programs={"other": 3})
     with pytest.raises(libbpf.LoadError, match="map other: unknown; it has counts, trie"):
-        loaded(source, "bcc", defines={**DEFINES, "answer": 0}, programs={"reply": 3}, reuse={"other": 0})
+        loaded(
+            source,
+            "bcc",
+            defines={**DEFINES, "answer": 0},
+            programs={"reply": 3},
+            choose=lambda fresh: {"other": fresh["trie"]},
+        )
+
+
+def test_new_maps_of_bcc_are_shown_before_any_program_is_loaded(make, source):
+    seen = {}
+
+    def look(fresh):
+        seen.update({name: bpf.map_info(fd) for name, fd in fresh.items()})
+        return {"counts": fresh["counts"]}
+
+    found = make(source, "bcc", constants={"answer": 0}, choose=look)
+    assert {name: (info.type, info.max_entries) for name, info in seen.items()} == {
+        "counts": (bpf.MapType.PERCPU_ARRAY, 3),
+        "trie": (bpf.MapType.LPM_TRIE, 100),
+    }
+    assert {name: bpf.map_info(fd).id for name, fd in found.maps.items()} == {
+        name: info.id for name, info in seen.items()
+    }
+
+
+def test_choice_that_is_refused_ends_bcc_and_loads_nothing(make, source):
+    if build.missing("bcc"):
+        pytest.skip(build.missing("bcc"))
+    before, children = sorted(os.listdir("/proc/self/fd")), own_children()
+
+    def refuse(fresh):
+        raise LookupError("no such choice")
+
+    with pytest.raises(LookupError, match="no such choice"):
+        make(source, "bcc", constants={"answer": 0}, choose=refuse)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert own_children() == children
+
+
+def own_children():
+    with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+        return file.read().split()
+
+
+def test_bcc_ends_when_nobody_waits_for_it_any_more(source, tmp_path):
+    if build.missing("bcc"):
+        pytest.skip(build.missing("bcc"))
+    python, _why = build.find_bcc()
+    flags = [*build.define_flags({**DEFINES, "answer": 0}), f"-idirafter{build.multiarch_directory()}"]
+    order = {"source": str(source), "flags": [*flags, f"-idirafter{build.INCLUDE}"], "programs": {"reply": 3}}
+    with build._bcc_process(python, order, build.bcc_headers(tmp_path)) as process:
+        fresh, answer = process.receive()
+        with fresh:
+            assert answer == {"maps": ["counts", "trie"]}
+        process._socket.close()  # as when this process dies
+        assert process._process.wait(60) == 1
+
+
+def test_size_of_a_map_reaches_bcc_or_is_an_error(make, source):
+    macros = {"RESULT": 0}
+    found = make(source, "bcc", defines={**macros, "ENTRIES": "COUNTS_ENTRIES"}, map_sizes={"counts": 5})
+    assert bpf.map_info(found.maps["counts"]).max_entries == 5
+    with pytest.raises(
+        libbpf.LoadError,
+        match=r"^both.bpf.c: map trie: 7 entries are asked for, it has 100; the source must use TRIE_ENTRIES as its size$",
+    ):
+        make(source, "bcc", defines={**macros, "ENTRIES": 1}, map_sizes={"trie": 7})
+    with pytest.raises(libbpf.LoadError, match=r"^both.bpf.c: has no map tree; it has counts, trie$"):
+        make(source, "bcc", defines={**macros, "ENTRIES": 1}, map_sizes={"tree": 7})
+
+
+@both
+def test_header_beside_the_source_is_found(make, tmp_path, compiler):
+    place = tmp_path / "elsewhere" / "lib"
+    place.mkdir(parents=True)
+    (place / "near.h").write_text('#include "nearer.h"\n')
+    (place / "nearer.h").write_text(f"{TYPES}#define NEAR 3\n")
+    main = place.parent / "main.bpf.c"
+    main.write_text(SOURCE.replace(TYPES, '#include "lib/near.h"\n'))
+    found = make(main, compiler, defines={"ENTRIES": "NEAR", "RESULT": 0})
+    assert bpf.map_info(found.maps["counts"]).max_entries == 3
+
+
+@pytest.mark.parametrize(("value", "result"), [(True, 1), (7, 7), ("TC_ACT_SHOT", 2)])
+def test_constant_of_bcc_is_a_number_or_a_name(make, source, value, result):
+    source.write_text(f"#define TC_ACT_SHOT 2\n{SOURCE}")
+    found = make(source, "bcc", constants={"answer": value})
+    assert bpf.test_run(found.programs["reply"], PACKET).retval == result
+
+
+@pytest.mark.parametrize("value", [b"1234", [1], {"a": 1}, "1 + 1", 1.5, None])
+def test_other_constant_of_bcc_is_refused(make, source, value):
+    with pytest.raises(libbpf.LoadError) as caught:
+        make(source, "bcc", constants={"answer": value})
+    assert str(caught.value) == (
+        "both.bpf.c: constant answer: BCC takes an integer, a boolean or a name of the source's, "
+        f"not {value!r}; use clang for others"
+    )
 
 
 def test_both_compilers_lay_out_maps_alike(make, source):

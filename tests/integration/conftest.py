@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import typing as t
@@ -26,3 +27,28 @@ def box() -> t.Iterator[Sandbox]:
     """An isolated host."""
     with Sandbox() as sandbox:
         yield sandbox
+
+
+@pytest.fixture
+def elsewhere(box: Sandbox, tmp_path: Path) -> t.Callable[..., t.List[int]]:
+    """``elsewhere(name, device, hook, **options)``: attach programs of others (support/foreign.py) and return their ids."""
+    script = Path(__file__).resolve().parent.parent / "support" / "foreign.py"
+
+    def attach(
+        name: str, device: str = "b0", hook: str = "ingress", netns: str = "", **options: t.Any
+    ) -> t.List[int]:
+        words = ("ip", "netns", "exec", netns) if netns else ()
+        told = box.run(
+            *words,
+            box.python,
+            str(script),
+            name,
+            device,
+            hook,
+            json.dumps(options),
+            str(tmp_path),
+            env=box.environment(),
+        )
+        return [int(word) for word in told.stdout.split()]
+
+    return attach

@@ -27,6 +27,7 @@ for directory in /run/netns /var/lib/cnf-ebpf /etc/sysctl.d; do
 done
 chmod 0700 /var/lib/cnf-ebpf
 mount -t sysfs sysfs /sys
+mount -t bpf bpf /sys/fs/bpf
 ip link set lo up
 echo ready
 exec sleep infinity
@@ -86,26 +87,42 @@ class Sandbox:
         The driver lives on between calls, so descriptors and threads that leaked would add up; a step that kills it
         (kill_before, kill_after) answers {"killed": True}.
         """
+        answer = self._ask({"document": document, **options})
+        if answer is not None:
+            return answer
+        assert self._driver is not None
+        if self._driver.wait() in (-signal.SIGKILL, 128 + signal.SIGKILL):
+            return {"killed": True}
+        raise RuntimeError("the driver died; its message is above")
+
+    def bpf(self) -> t.Dict[str, t.Any]:
+        """What the kernel has of BPF, as the driver sees it: hooks, pins, and the ids of all programs, maps and links."""
+        answer = self._ask({"look": True})
+        assert answer is not None
+        return answer
+
+    def hooks(self) -> t.Dict[str, t.List[str]]:
+        """The programs at each hook that has any: `netns:device hook` to names, ours as topology/object:program."""
+        return {name: hook.get("programs", []) for name, hook in self.bpf()["hooks"].items()}
+
+    def _ask(self, step: t.Mapping[str, t.Any]) -> t.Optional[t.Dict[str, t.Any]]:
+        """The driver's answer to a step, None when it died of it."""
         if self._driver is None or self._driver.poll() is not None:
             self._driver = subprocess.Popen(
                 self.command(self.python, str(SUPPORT / "driver.py")),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env=self._environment(),
+                env=self.environment(),
             )
         assert self._driver.stdin is not None and self._driver.stdout is not None
-        self._driver.stdin.write(json.dumps({"document": document, **options}) + "\n")
+        self._driver.stdin.write(json.dumps(step) + "\n")
         self._driver.stdin.flush()
         line = self._driver.stdout.readline()
-        if line:
-            return json.loads(line)
-        if self._driver.wait() in (-signal.SIGKILL, 128 + signal.SIGKILL):
-            return {"killed": True}
-        raise RuntimeError("the driver died; its message is above")
+        return json.loads(line) if line else None
 
     @staticmethod
-    def _environment() -> t.Dict[str, str]:
+    def environment() -> t.Dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(COLLECTIONS), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def state(self) -> t.Dict[str, t.Any]:

@@ -202,7 +202,7 @@ class FakeKernel:
     def forget(self):
         pass
 
-    forget_tables = forget
+    forget_tables = finish = forget
 
     def lacking(self, _value):
         return None

@@ -406,7 +406,8 @@ def test_other_module_called_bcc_is_refused(monkeypatch):
 
 def test_newest_versioned_clang_is_found(monkeypatch, tmp_path):
     for name in ("clang-9", "clang-14", "clang-format-19", "clang++-19"):
-        (tmp_path / name).touch()
+        (tmp_path / name).touch(0o755)
+    (tmp_path / "clang-20").touch(0o644)  # nothing that could be run
     monkeypatch.setenv("PATH", str(tmp_path))
     assert build.find_clang() == str(tmp_path / "clang-14")
 

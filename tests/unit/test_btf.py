@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import sys
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ansible_collections.cnf.ebpf.plugins.module_utils._bpf import btf
 from ansible_collections.cnf.ebpf.plugins.module_utils._bpf.btf import Btf, BtfError, Field, Kind, MapTypes
@@ -65,6 +68,63 @@ class Builder:
             "=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(self.types), len(self.types), len(self.strings)
         )
         return header + self.types + self.strings
+
+
+class Types(Builder):
+    """Types by the words of ``describe``: ``u32``, ``be16``, ``char[8]``, or a dict of fields for a struct."""
+
+    ENCODINGS = {"u": 0, "s": 1}
+
+    def of(self, what):
+        """(id, bytes) of a type."""
+        if isinstance(what, dict):
+            return self.struct(what)
+        if isinstance(
+            what, tuple
+        ):  # ("array", of, count), ("union", fields), ("enum", constants), ("bits", u8 fields)
+            return getattr(self, what[0])(*what[1:])
+        if what.endswith("]"):
+            element, count = what[:-1].split("[")
+            return self.array_of(element, int(count))
+        if what == "char":
+            return self.integer("char", 1, 1), 1
+        if what == "bool":
+            return self.integer("_Bool", 1, 4), 1
+        if what == "pointer":
+            return self.pointer(0), 8
+        size = int(what.lstrip("bseu")) // 8
+        number = self.integer("number", size, self.ENCODINGS.get(what[0], 0))
+        return (self.typedef(f"__{what}", number) if what.startswith("be") else number), size
+
+    def array_of(self, element, count):
+        number, size = self.of(element)
+        return self.array(number, count), size * count
+
+    def enum(self, constants):
+        return self.enumeration("verdict", constants), 4
+
+    def struct(self, fields):
+        rows, offset = [], 0
+        for name, what in fields.items():
+            number, size = self.of(what)
+            rows.append((name, number, offset * 8))
+            offset += size
+        return self.composite(Kind.STRUCT, "s", offset, *rows), offset
+
+    def union(self, fields):
+        rows = [(name, *self.of(what)) for name, what in fields.items()]
+        size = max(row[2] for row in rows)
+        return self.composite(
+            Kind.UNION, "", size, *((name, number, 0) for name, number, _size in rows)
+        ), size
+
+    def bits(self, widths):
+        """A struct of one byte."""
+        byte, rows, place = self.integer("byte", 1), [], 0
+        for name, width in widths.items():
+            rows.append((name, byte, width << 24 | place))
+            place += width
+        return self.composite(Kind.STRUCT, "bits", 1, *rows, flag=1), 1
 
 
 def policy():
@@ -197,6 +257,161 @@ def test_variables_of_a_section():
     found = Btf(b.raw()).variables(".rodata")
     assert [(row.name, row.offset, row.size) for row in found.values()] == [("limit", 0, 4), ("mac", 8, 8)]
     assert Btf(b.raw()).variables(".data") == {}
+
+
+def typed(what):
+    """Types whose value, and whose key too, is described by ``what`` (see Types)."""
+    types = Types()
+    number, _size = types.of(what)
+    return MapTypes("m", Btf(types.raw()), number, number)
+
+
+@pytest.mark.parametrize(
+    ("what", "data", "shown"),
+    [
+        ("u32", "05000000", 5),
+        ("s16", "fbff", -5),
+        ("be16", "0050", 80),
+        ("be32", "0a000001", "10.0.0.1"),
+        ("be64", "0000000000000001", 1),
+        ("bool", "01", True),
+        ("bool", "03", 3),
+        ("u8[6]", "001aff000001", "00:1a:ff:00:00:01"),
+        ("u8[16]", "00" * 16, ":".join(["00"] * 16)),
+        ("char[8]", "6162630000000000", "abc"),
+        ("char[4]", "61006200", [0x61, 0, 0x62, 0]),
+        ("char[2]", "ff61", [0xFF, 0x61]),
+        ("u32[2]", "0100000002000000", [1, 2]),
+        ({"next_hop": "u8[16]"}, "fd" + "00" * 14 + "01", {"next_hop": "fd00::1"}),
+        ({"saddr": "be32[4]"}, "fd" + "00" * 14 + "01", {"saddr": "fd00::1"}),
+        ({"uuid": "u8[16]"}, "01" * 16, {"uuid": ":".join(["01"] * 16)}),
+        ({"addr": {"bytes": "u8[16]"}}, "00" * 15 + "01", {"addr": {"bytes": "::1"}}),
+        ({"address": "u8[6]"}, "00" * 6, {"address": "00:00:00:00:00:00"}),
+        ({"nh": ("array_of", "u8[16]", 1)}, "00" * 15 + "01", {"nh": ["::1"]}),
+        (("enum", {"PASS": 0, "DROP": 2}), "02000000", "DROP"),
+        (("enum", {"PASS": 0, "DROP": 2}), "07000000", 7),
+        (
+            ("union", {"v4": "be32", "v6": "u8[16]"}),
+            "0a000001" + "00" * 12,
+            {"v4": "10.0.0.1", "v6": "a00:1::"},
+        ),
+        (("bits", {"a": 3, "b": 5}), "fa", {"a": 2, "b": 31}),
+    ],
+)
+def test_human_form(what, data, shown):
+    types = typed(what)
+    raw = bytes.fromhex(data)
+    assert types.show_key(raw) == shown
+    assert types.show_value(raw) == shown
+    assert json.loads(json.dumps(shown)) == shown
+    assert types.read_key(shown) == types.read_value(shown) == raw
+
+
+@pytest.mark.parametrize(
+    ("what", "value", "data"),
+    [
+        ("be32", 0x0A000001, "0a000001"),
+        ("be32", "167772161", "0a000001"),
+        ("be32", b"\x0a\0\0\1", "0a000001"),
+        ("u16", "80", "5000"),
+        ("u16", "0x50", "5000"),
+        ("s16", "-1", "ffff"),
+        ("u8[6]", "001AFF000001", "001aff000001"),
+        ("u8[6]", [1, 2], "010200000000"),
+        ("u8[16]", "fd00::1", "fd" + "00" * 14 + "01"),
+        ({"v6": "u8[16]"}, {"v6": "00112233445566778899aabbccddeeff"}, "00112233445566778899aabbccddeeff"),
+        ("char[4]", "12", "31320000"),
+        (("enum", {"PASS": 0, "DROP": 2}), "DROP", "02000000"),
+        (("enum", {"PASS": 0, "DROP": 2}), "7", "07000000"),
+        ({"a": "u8", "b": "u8"}, {"b": 1}, "0001"),
+    ],
+)
+def test_human_form_is_read_leniently(what, value, data):
+    assert typed(what).read_value(value).hex() == data
+
+
+@pytest.mark.parametrize(
+    ("what", "value", "message"),
+    [
+        ({"a": "be32"}, {"a": "10.0.0"}, "m value.a: needs an IPv4 address or a number, not '10.0.0'"),
+        ({"a": "be32"}, {"a": "fd00::1"}, "m value.a: needs an IPv4 address or a number, not 'fd00::1'"),
+        ({"a": "u16"}, {"a": "http"}, "m value.a: needs an integer, not 'http'"),
+        ({"a": "u16"}, {"a": "70000"}, "m value.a: 70000 does not fit 16 bits"),
+        (
+            {"a": "u8[16]"},
+            {"a": "10.0.0.1"},
+            "m value.a: needs an IPv6 address or 16 bytes in hexadecimal, not '10.0.0.1'",
+        ),
+        (
+            {"a": "u8[6]"},
+            {"a": "00:11"},
+            "m value.a: needs 6 bytes in hexadecimal such as 00:1a:ff, not '00:11'",
+        ),
+        (
+            {"a": "u8[2]"},
+            {"a": "0:011"},
+            "m value.a: needs 2 bytes in hexadecimal such as 00:1a:ff, not '0:011'",
+        ),
+        ({"a": ("enum", {"A": 0, "B": 1})}, {"a": "C"}, "m value.a: 'C' is none of A, B"),
+        ({"a": "u8"}, {"b": 1}, "m value: struct s has no field 'b'; it has a"),
+        (
+            {"a": ("array_of", "be32", 2)},
+            {"a": [1, "x"]},
+            "m value.a[1]: needs an IPv4 address or a number, not 'x'",
+        ),
+    ],
+)
+def test_wrong_human_form_is_refused_with_the_place(what, value, message):
+    with pytest.raises(BtfError) as caught:
+        typed(what).read_value(value)
+    assert str(caught.value) == message
+
+
+def test_ipv6_struct_of_the_kernel_is_an_address():
+    types = Types()
+    inner, _size = types.of(("union", {"u6_addr8": "u8[16]", "u6_addr32": "be32[4]"}))
+    number = types.composite(Kind.STRUCT, "in6_addr", 16, ("in6_u", inner, 0))
+    found = MapTypes("m", Btf(types.raw()), number, number)
+    assert found.show_value(bytes(15) + b"\1") == "::1"
+    assert found.read_value("fd00::1")[0] == 0xFD
+
+
+def test_view_of_a_union_that_would_lose_bytes_is_left_out():
+    types = Types()
+    byte, word = types.integer("byte", 1), types.integer("word", 4)
+    view = types.composite(Kind.STRUCT, "padded", 8, ("family", byte, 0), ("v4", word, 32))
+    whole = types.composite(Kind.UNION, "", 8, ("a", view, 0), ("b", types.array(byte, 8), 0))
+    found = MapTypes("m", Btf(types.raw()), whole, whole)
+    assert found.show_value(bytes(range(8))) == {"b": "00:01:02:03:04:05:06:07"}
+    assert found.show_value(b"\1" + bytes(7)) == {"a": {"family": 1, "v4": 0}, "b": "01:00:00:00:00:00:00:00"}
+
+
+SCALARS = ["u8", "u16", "u32", "u64", "s8", "s32", "be16", "be32", "be64", "bool", "pointer"]
+ARRAYS = ["char[1]", "char[16]", "u8[4]", "u8[16]", "u8[0]", "s8[3]", "be32[4]", "u16[3]", "bool[2]"]
+NAMES = ["addr", "ip6_src", "nh", "next_hop", "mac", "uuid", "port", "v6"]
+OTHERS = [("enum", {"PASS": 0, "DROP": 2, "also": 2}), ("bits", {"a": 3, "b": 5})]
+
+
+def nested(inner):
+    fields = st.dictionaries(st.sampled_from(NAMES), inner, min_size=1, max_size=4)
+    return (
+        fields
+        | st.tuples(st.just("union"), fields)
+        | st.tuples(st.just("array_of"), inner, st.integers(0, 3))
+    )
+
+
+WHATEVER = st.recursive(st.sampled_from([*SCALARS, *ARRAYS, *OTHERS]), nested, max_leaves=8)
+
+
+@settings(deadline=None)
+@given(what=WHATEVER, data=st.data())
+def test_human_form_loses_nothing(what, data):
+    types = typed(what)
+    size = types.btf.size(types.value_type)
+    raw = data.draw(st.binary(min_size=size, max_size=size) | st.just(bytes(size)))
+    shown = types.show_value(raw)
+    assert types.read_value(json.loads(json.dumps(shown))) == raw
 
 
 def declared_map():

@@ -19,9 +19,12 @@ from ansible_collections.cnf.ebpf.plugins.module_utils._resources import (
     KINDS,
     _ends,
     address,
+    bpf_map_entry,
+    bpf_object,
     existing_link,
     link,
     neighbor,
+    netkit_attach,
     netns,
     port,
     revive,
@@ -29,6 +32,8 @@ from ansible_collections.cnf.ebpf.plugins.module_utils._resources import (
     rule,
     sysctl,
     sysctl_file,
+    tcx_attach,
+    xdp_attach,
 )
 
 PAIR = link.Value(
@@ -56,6 +61,39 @@ VALUES = [
     route.Value("::/0", "red", 254, 1024, "unicast", "fd00::1", "v1", "global", "", False, None, "bird"),
     rule.Value(100, "red", "inet", source="10.0.0.0/8", invert=True, table=7, owner="*"),
     sysctl_file.Value("edge", "net/ipv4/conf/all/forwarding", "1", "edge"),
+    bpf_object.Value(
+        "count",
+        "count.bpf.c",
+        "ab12",
+        "clang 19",
+        {"a": 1},
+        {"m": 2},
+        {"count": "tc"},
+        "ok",
+        "edge",
+        None,
+        ("count=1",),
+    ),
+    bpf_map_entry.Value("fw", "rules", '{"port":1}', "red", {"verdict": 2}, "edge"),
+    tcx_attach.Value(
+        "count",
+        "count",
+        "eth0",
+        "",
+        "ingress",
+        "tcx",
+        None,
+        "after",
+        "edge/fw:filter",
+        "ok",
+        "edge",
+        3,
+        "first",
+    ),
+    netkit_attach.Value(
+        "count", "count", "nk0", "red", "peer", "netkit", None, "first", None, "ok", "edge", 0, ""
+    ),
+    xdp_attach.Value("count", "count_xdp", "eth0", "", "xdp", None, "native", None, None, "ok", "edge"),
 ]
 
 

@@ -507,6 +507,11 @@ def test_every_section_leads_to_known_kinds_and_every_kind_has_the_functions():
         "neighbor",
         "route",
         "rule",
+        "bpf_object",
+        "bpf_map_entry",
+        "tcx_attach",
+        "netkit_attach",
+        "xdp_attach",
     ]
     for kind in KINDS.values():
         missing = [

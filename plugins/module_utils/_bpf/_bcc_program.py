@@ -6,11 +6,15 @@
 
 python3-bpfcc works under the distribution's interpreter only, which need not be the module's, and brings 125 MB of LLVM
 along. So ``compile`` runs the text of this file with that interpreter: it imports nothing of the collection. The order
-comes as JSON on standard input; the answer goes out as one message on the socket whose number is the argument: JSON,
-and with it the descriptors of programs and maps. What BCC and the verifier say is on standard error.
+comes as JSON on standard input; the rest are messages on the socket whose number is the argument: JSON, and with it
+descriptors. What BCC and the verifier say is on standard error.
 
-Order: {"source", "flags": [], "programs": {name: type}, "reuse": {map: descriptor}}.
-Answer: {"programs": [names], "maps": [names]} or {"stage": "import" | "compile" | "map" | "program" | "load", "name", "error"}.
+Order: {"source", "flags": [], "programs": {name: type}}.
+Once compiled: {"maps": [names]} with the new maps. Reply: {"reuse": [names]} with the maps to take instead.
+Answer: {"programs": [names], "maps": [names]} with both, or, instead of either message,
+{"stage": "import" | "compile" | "map" | "program" | "load", "name", "error"}.
+
+It ends with the other side: without a reply nothing is loaded.
 """
 
 from __future__ import annotations
@@ -46,6 +50,24 @@ def compiled(order: t.Dict[str, t.Any]) -> t.Tuple[t.Any, t.Any]:
         return bcc.BPF(src_file=order["source"], cflags=order["flags"]), library
     except Exception as problem:
         raise Refused("compile", "", problem) from problem
+
+
+def send(connection: socket.socket, message: t.Dict[str, t.Any], descriptors: t.Sequence[int]) -> None:
+    if len(descriptors) > DESCRIPTORS:
+        raise Refused("load", "", f"more than {DESCRIPTORS} programs and maps")
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors).tobytes())]
+    connection.sendmsg([json.dumps(message).encode()], rights if descriptors else [])
+
+
+def chosen(connection: socket.socket) -> t.Dict[str, int]:
+    """The maps to take instead of new ones; the end of the program when nobody waits for it any more."""
+    data, ancillary, _flags, _address = connection.recvmsg(1 << 16, socket.CMSG_SPACE(DESCRIPTORS * 4))
+    if not data:
+        os._exit(1)
+    descriptors = array.array("i")
+    for _level, _kind, content in ancillary:
+        descriptors.frombytes(content)
+    return dict(zip(json.loads(data)["reuse"], descriptors))
 
 
 def tables(bpf: t.Any, library: t.Any) -> t.Dict[str, int]:
@@ -97,22 +119,18 @@ def loaded(bpf: t.Any, library: t.Any, wanted: t.Dict[str, int]) -> t.Dict[str, 
 
 
 def main() -> None:
-    answers = socket.socket(fileno=int(sys.argv[1]))
+    connection = socket.socket(fileno=int(sys.argv[1]))
     order = json.load(sys.stdin)
-    descriptors: t.List[int] = []
     try:
         bpf, library = compiled(order)
         maps = tables(bpf, library)
-        put_in_place(maps, order["reuse"])
+        send(connection, {"maps": list(maps)}, list(maps.values()))
+        put_in_place(maps, chosen(connection))
         programs = loaded(bpf, library, order["programs"])
-        answer: t.Dict[str, t.Any] = {"programs": list(programs), "maps": list(maps)}
-        descriptors = [*programs.values(), *maps.values()]
-        if len(descriptors) > DESCRIPTORS:
-            raise Refused("load", "", f"more than {DESCRIPTORS} programs and maps")
+        answer = {"programs": list(programs), "maps": list(maps)}
+        send(connection, answer, [*programs.values(), *maps.values()])
     except Refused as refused:
-        answer, descriptors = refused.answer, []
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors).tobytes())]
-    answers.sendmsg([json.dumps(answer).encode()], rights if descriptors else [])
+        send(connection, refused.answer, [])
     sys.stdout.flush()
     os._exit(0)  # BCC's clean-up at exit is slow and needless
 

@@ -9,11 +9,16 @@ text, other arrays of bytes are bytes, enums are their constants' names, boolean
 A field whose type is called ``__be16``, ``__be32`` or ``__be64`` is a number whose bytes are in network byte order. The
 members of an anonymous struct or union count as members of what it is in, as in C. Format: Documentation/bpf/btf.rst,
 linux/btf.h.
+
+The human form (``show``, ``read``) is the same for people and for JSON: a ``__be32`` is an IPv4 address, 16 bytes whose
+field is called like an address are an IPv6 address, other bytes are ``00:1a:ff``.
 """
 
 from __future__ import annotations
 
 import enum
+import re
+import socket
 import struct
 import sys
 import typing as t
@@ -26,6 +31,16 @@ SECTION = ".BTF"
 MAPS_SECTION = ".maps"
 BIG_ENDIAN_NAMES = ("__be16", "__be32", "__be64")
 POINTER_BYTES = 8  # BPF is a 64-bit machine everywhere
+
+
+# Fields that hold addresses, by a part of their names: saddr, ip6_src, next_hop, v6
+_ADDRESS = re.compile(
+    r"(?:^|_)(?:[sd]?addr(?:ess)?|source|destination|ip(?:v?[46])?|v6|nh|next_?hop|gateway|gw|src|dst)[0-9]?(?:_|$)",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(r"-?(?:0x[0-9a-f]+|[0-9]+)", re.IGNORECASE)
+IPV6_BYTES = 16
+IN6_ADDR = "in6_addr"  # the struct of linux/in6.h
 
 
 class BtfError(CnfError):
@@ -233,7 +248,7 @@ class Btf:
                 raise BtfError(f"{_at(path)}{_title(found)} has no field {name!r}; it has {', '.join(known)}")
             member, inside = known[name], f"{path}.{name}" if path else str(name)
             if member.bits:
-                _put_bits(image, member, _encode_bits(part, member.bits, inside))
+                put_bits(image, member, _encode_bits(part, member.bits, inside))
                 continue
             data = self.encode(member.type_id, part, inside)
             start = member.bit_offset // 8
@@ -269,10 +284,7 @@ class Btf:
             return {name: self._decode_member(member, data) for name, member in self.fields(found).items()}
         if found.kind == Kind.ARRAY:
             return self._decode_array(found, data[:size])
-        signed = bool(found.kind == Kind.INT and found.tail[0] >> 24 & _SIGNED) or (
-            found.kind in (Kind.ENUM, Kind.ENUM64) and found.flag
-        )
-        number = int.from_bytes(data[:size], _order(alias), signed=signed)
+        number = int.from_bytes(data[:size], _order(alias), signed=self.is_signed(found))
         if found.kind in (Kind.ENUM, Kind.ENUM64):
             names = {value: name for name, value in self.constants(found).items()}
             return names.get(number, number)
@@ -282,7 +294,7 @@ class Btf:
 
     def _decode_member(self, member: Member, data: bytes) -> t.Any:
         if member.bits:
-            return _get_bits(data, member)
+            return get_bits(data, member)
         return self.decode(member.type_id, data[member.bit_offset // 8 :])
 
     def _decode_array(self, found: Type, data: bytes) -> t.Any:
@@ -295,9 +307,136 @@ class Btf:
         step = self.size(element)
         return [self.decode(element, data[index * step :]) for index in range(count)]
 
+    @staticmethod
+    def is_signed(found: Type) -> bool:
+        """Whether a number of the type may be negative."""
+        if found.kind in (Kind.ENUM, Kind.ENUM64):
+            return found.flag
+        return found.kind == Kind.INT and bool(found.tail[0] >> 24 & _SIGNED)
+
     def _is_text(self, type_id: int) -> bool:
         found, alias = self.resolve(type_id)
         return found.kind == Kind.INT and found.name == "char" and not alias
+
+    # The human form
+
+    def show(self, type_id: int, data: bytes, address: bool = False) -> t.Any:
+        """Some bytes as ``read`` takes them, plain enough for JSON; ``address``: the field is called like one.
+
+        Nothing but padding is lost. A view of a union that would lose some of it is left out.
+        """
+        found, alias = self.resolve(type_id)
+        data = data[: self.size(type_id)]
+        if _is_in6_addr(found):
+            return socket.inet_ntop(socket.AF_INET6, data)
+        if found.kind in (Kind.STRUCT, Kind.UNION):
+            return self._show_struct(found, data, address)
+        if found.kind == Kind.ARRAY:
+            return self._show_array(found, data, address)
+        if alias == "__be32":
+            return socket.inet_ntop(socket.AF_INET, data)
+        number = int.from_bytes(data, sys.byteorder)
+        return number if _is_bool(found) and number > 1 else self.decode(type_id, data)
+
+    def _show_struct(self, found: Type, data: bytes, address: bool) -> t.Dict[str, t.Any]:
+        known = self.fields(found)
+        shared = _sharing(self, known)
+        shown = {}
+        for name, member in known.items():
+            if member.bits:
+                number = get_bits(data, member)
+                names = {value: text for text, value in self.enumerators(member.type_id).items()}
+                shown[name] = names.get(number, number)
+                continue
+            start = member.bit_offset // 8
+            part = data[start : start + self.size(member.type_id)]
+            view = self.show(member.type_id, part, address or bool(_ADDRESS.search(name)))
+            if name not in shared or self.read(member.type_id, view) == part:
+                shown[name] = view
+        return shown
+
+    def _show_array(self, found: Type, data: bytes, address: bool) -> t.Any:
+        element, _index, count = found.tail
+        if self._is_text(element):
+            text = _text_of(data)
+            return list(data) if text is None else text
+        if address and len(data) == IPV6_BYTES and self._could_be_ipv6(element):
+            return socket.inet_ntop(socket.AF_INET6, data)
+        if self._is_byte(element):
+            return data.hex(":")
+        step = self.size(element)
+        return [self.show(element, data[index * step :], address) for index in range(count)]
+
+    def enumerators(self, type_id: int) -> t.Dict[str, int]:
+        """The constants of a type that may be an enum, by name; none if it is not."""
+        found, _alias = self.resolve(type_id)
+        return self.constants(found) if found.kind in (Kind.ENUM, Kind.ENUM64) else {}
+
+    def all_enumerators(self) -> t.Dict[str, int]:
+        """The constants of all enums by name."""
+        known: t.Dict[str, int] = {}
+        for number in range(1, len(self.types)):
+            known.update(self.enumerators(number))
+        return known
+
+    def is_number(self, type_id: int) -> bool:
+        """Whether values are single integers, among them those of enums."""
+        return self.resolve(type_id)[0].kind in (Kind.INT, Kind.ENUM, Kind.ENUM64)
+
+    def _is_byte(self, type_id: int) -> bool:
+        found, _alias = self.resolve(type_id)
+        return found.kind == Kind.INT and found.size == 1 and not _is_bool(found)
+
+    def _could_be_ipv6(self, element: int) -> bool:
+        return self._is_byte(element) or self.resolve(element)[1] == "__be32"
+
+    def read(self, type_id: int, value: object, path: str = "") -> bytes:
+        """The bytes of a value in the human form or in that of ``encode``; BtfError names the field."""
+        return self.encode(type_id, self._plain(type_id, value, path), path)
+
+    def _plain(self, type_id: int, value: object, path: str) -> object:
+        """The human form as ``encode`` takes it; what is neither is left for ``encode`` to refuse."""
+        found, _alias = self.resolve(type_id)
+        if isinstance(value, str):
+            return self._plain_text(type_id, value, path)
+        if isinstance(value, t.Mapping) and found.kind in (Kind.STRUCT, Kind.UNION):
+            known = self.fields(found)
+            return {
+                name: self._plain_member(known[name], part, f"{path}.{name}" if path else name)
+                if name in known
+                else part
+                for name, part in value.items()
+            }
+        if isinstance(value, (list, tuple)) and found.kind == Kind.ARRAY:
+            element = found.tail[0]
+            return [self._plain(element, part, f"{path}[{index}]") for index, part in enumerate(value)]
+        return value
+
+    def _plain_member(self, member: Member, value: object, path: str) -> object:
+        if not member.bits or not isinstance(value, str):
+            return self._plain(member.type_id, value, path)
+        known = self.enumerators(member.type_id)
+        if known and value not in known and not _NUMBER.fullmatch(value):
+            raise BtfError(f"{_at(path)}{value!r} is none of {', '.join(known)}")
+        return known[value] if value in known else _number(value)
+
+    def _plain_text(self, type_id: int, value: str, path: str) -> object:
+        found, alias = self.resolve(type_id)
+        size = self.size(type_id)
+        if _is_in6_addr(found):
+            return _bytes_of_text(value, size, path)
+        if found.kind == Kind.ARRAY:
+            element = found.tail[0]
+            if self._is_text(element):
+                return value
+            binary = self._is_byte(element) or (size == IPV6_BYTES and self._could_be_ipv6(element))
+            return _bytes_of_text(value, size, path) if binary else value
+        if alias == "__be32" and not _NUMBER.fullmatch(value):
+            try:
+                return socket.inet_pton(socket.AF_INET, value)
+            except (OSError, ValueError):
+                raise BtfError(f"{_at(path)}needs an IPv4 address or a number, not {value!r}") from None
+        return value if value in self.enumerators(type_id) else _number(value)
 
     # Layouts
 
@@ -342,6 +481,10 @@ def _title(found: Type) -> str:
     return f"{words.get(found.kind, found.kind.name.lower())} {found.name or '(without name)'}"
 
 
+def _is_in6_addr(found: Type) -> bool:
+    return found.kind == Kind.STRUCT and found.name == IN6_ADDR and found.size == IPV6_BYTES
+
+
 def _is_bool(found: Type) -> bool:
     return found.kind == Kind.INT and bool(found.tail[0] >> 24 & _BOOL)
 
@@ -358,6 +501,55 @@ def _describe(value: object) -> str:
     if isinstance(value, (bytes, bytearray)):
         return f"{len(value)} bytes"
     return f"{value!r}" if isinstance(value, (int, str)) else type(value).__name__
+
+
+def _number(value: str) -> object:
+    """The integer in a decimal or 0x text, which templates make of numbers; any other text as it is."""
+    if not _NUMBER.fullmatch(value):
+        return value
+    return int(value, 16 if "x" in value.lower() else 10)
+
+
+def _text_of(data: bytes) -> t.Optional[str]:
+    """The text of an array of characters; None if encoding it would not give the same bytes."""
+    try:
+        text = data.rstrip(b"\0").decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text
+
+
+def _bytes_of_text(value: str, size: int, path: str) -> bytes:
+    digits = value.replace(":", "")
+    pairs = re.fullmatch(r"(?:[0-9a-fA-F]{2}(?::|$))*", value) and not value.endswith(":")
+    if len(digits) == 2 * size and (pairs or re.fullmatch(r"[0-9a-fA-F]*", value)):
+        return bytes.fromhex(digits)
+    if size == IPV6_BYTES:
+        try:
+            return socket.inet_pton(socket.AF_INET6, value)
+        except (OSError, ValueError):
+            raise BtfError(
+                f"{_at(path)}needs an IPv6 address or 16 bytes in hexadecimal, not {value!r}"
+            ) from None
+    raise BtfError(f"{_at(path)}needs {size} bytes in hexadecimal such as 00:1a:ff, not {value!r}")
+
+
+def _sharing(btf: Btf, known: t.Mapping[str, Member]) -> t.Set[str]:
+    """The fields that share bytes with others, as the members of a union do."""
+    places = {}
+    for name, member in known.items():
+        if not member.bits:
+            start = member.bit_offset // 8
+            places[name] = range(start, start + btf.size(member.type_id))
+    rows = sorted(places.items(), key=lambda row: row[1].start)
+    found: t.Set[str] = set()
+    furthest, end = "", 0
+    for name, place in rows:
+        if place.start < end and place:
+            found.update((name, furthest))
+        if place.stop > end:
+            furthest, end = name, place.stop
+    return found
 
 
 def _encode_bits(value: object, bits: int, path: str) -> int:
@@ -379,12 +571,14 @@ def _bit_place(member: Member) -> t.Tuple[int, int, int]:
     return first, count, inside if sys.byteorder == "little" else 8 * count - inside - member.bits
 
 
-def _get_bits(data: bytes, member: Member) -> int:
+def get_bits(data: bytes, member: Member) -> int:
+    """The bits of a bit field as a number without sign."""
     first, count, shift = _bit_place(member)
     return int.from_bytes(data[first : first + count], sys.byteorder) >> shift & ((1 << member.bits) - 1)
 
 
-def _put_bits(image: bytearray, member: Member, value: int) -> None:
+def put_bits(image: bytearray, member: Member, value: int) -> None:
+    """Set a bit field; ``value`` without sign, of at most its width."""
     first, count, shift = _bit_place(member)
     word = int.from_bytes(image[first : first + count], sys.byteorder)
     word = word & ~(((1 << member.bits) - 1) << shift) | value << shift
@@ -414,6 +608,20 @@ class MapTypes(t.NamedTuple):
     def decode_value(self, data: bytes) -> t.Any:
         return self.btf.decode(self.value_type, data)
 
+    def show_key(self, data: bytes) -> t.Any:
+        """A key in the human form, which ``read_key`` takes back."""
+        return self.btf.show(self.key_type, data)
+
+    def show_value(self, data: bytes) -> t.Any:
+        """A value (of one CPU, in a per-CPU map) in the human form, which ``read_value`` takes back."""
+        return self.btf.show(self.value_type, data)
+
+    def read_key(self, value: object) -> bytes:
+        return self.btf.read(self.key_type, value, f"{self.name} key")
+
+    def read_value(self, value: object) -> bytes:
+        return self.btf.read(self.value_type, value, f"{self.name} value")
+
     def decode_percpu(self, data: bytes) -> t.List[t.Any]:
         """The values of each CPU of an entry of a per-CPU map."""
         parts = bpf.split_percpu(data, self.btf.size(self.value_type))
@@ -429,13 +637,18 @@ def map_types(fd: int) -> t.Optional[MapTypes]:
 
 
 class Definition(t.NamedTuple):
-    """A map as an object's source declares it, before it is loaded. ``types`` is None if it has no key or value type."""
+    """A map as an object's source declares it, before it is loaded. ``types`` is None if it has no key or value type.
+
+    Sizes of key and value in bytes.
+    """
 
     name: str
     type: int
     max_entries: int
     flags: int
     types: t.Optional[MapTypes]
+    key_size: int = 0
+    value_size: int = 0
 
 
 def definitions(btf: Btf) -> t.Dict[str, Definition]:
@@ -446,16 +659,24 @@ def definitions(btf: Btf) -> t.Dict[str, Definition]:
         pointed = {key: btf.resolve(member.type_id)[0].size for key, member in members.items()}
         numbers = {
             key: btf.resolve(pointed[key])[0].tail[2]
-            for key in ("type", "max_entries", "map_flags")
+            for key in ("type", "max_entries", "map_flags", "key_size", "value_size")
             if key in pointed
         }
+        sizes = {key: btf.size(pointed[key]) for key in ("key", "value") if key in pointed}
         types = (
             MapTypes(name, btf, pointed["key"], pointed["value"])
             if "key" in pointed and "value" in pointed
             else None
         )
         found[name] = Definition(
-            name, numbers.get("type", 0), numbers.get("max_entries", 0), numbers.get("map_flags", 0), types
+            name,
+            numbers.get("type", 0),
+            numbers.get("max_entries", 0),
+            numbers.get("map_flags", 0),
+            types,
+            sizes.get("key", numbers.get("key_size", 0)),
+            # The entries of a map of maps are declared by their type only; libbpf gives them these four bytes.
+            sizes.get("value", numbers.get("value_size", 4 if "values" in pointed else 0)),
         )
     return found
 
@@ -512,9 +733,9 @@ class Difference(t.NamedTuple):
 
 
 def layout_of(types: MapTypes) -> t.List[Field]:
-    """The fields of a map's key and value, as ``key.addr`` and ``value.nh[].ifindex``."""
+    """The fields of a map's key (a Bloom filter has none) and value, as ``key.addr`` and ``value.nh[].ifindex``."""
     return [
-        *types.btf.flatten(types.key_type, "key"),
+        *(types.btf.flatten(types.key_type, "key") if types.key_type else []),
         *types.btf.flatten(types.value_type, "value"),
     ]
 

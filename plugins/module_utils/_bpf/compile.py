@@ -23,12 +23,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import types as _types
 import typing as t
 
 from .._errors import CnfError, UnsupportedError
+from .._kernel import bpf
 from . import _bcc_program
-from .libbpf import Loaded, LoadError, explain
+from .libbpf import Loaded, LoadError, explain, unknown_name
 
 COMPILERS = ("clang", "bcc")  # in the order in which `auto` tries them
 FLAGS = ("-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Werror")
@@ -63,7 +65,7 @@ def find_clang() -> t.Optional[str]:
         for directory in reversed(os.get_exec_path())
         for name in _listing(directory)
         for found in [re.fullmatch(r"clang-(\d+)", name)]
-        if found
+        if found and os.access(os.path.join(directory, name), os.X_OK)
     }
     return versions[max(versions)] if versions else None
 
@@ -238,9 +240,8 @@ def _check_source(source: PathLike) -> None:
         raise CompileError(f"{os.fspath(source)}: no such file")
 
 
-def _run(command: t.Sequence[str], **more: t.Any) -> subprocess.CompletedProcess[str]:
+def _run(command: t.Sequence[str]) -> subprocess.CompletedProcess[str]:
     """A program without shell, in the C locale; its output is text whatever it holds."""
-    environment = {**os.environ, "LC_ALL": "C", **more.pop("environment", {})}
     try:
         return subprocess.run(  # pylint: disable=ansible-bad-function # this layer knows no AnsibleModule
             command,
@@ -248,9 +249,8 @@ def _run(command: t.Sequence[str], **more: t.Any) -> subprocess.CompletedProcess
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            env=environment,
+            env={**os.environ, "LC_ALL": "C"},
             timeout=SECONDS,
-            **more,
         )
     except subprocess.TimeoutExpired as problem:
         raise CompileError(f"{command[0]} did not end within {SECONDS:.0f} seconds") from problem
@@ -358,6 +358,10 @@ def bcc_headers(directory: PathLike) -> str:
     return top
 
 
+Choose = t.Callable[[t.Mapping[str, int]], t.Mapping[str, int]]
+ScalarConstant = t.Union[int, str]
+
+
 def compile_bcc(
     source_path: PathLike,
     *,
@@ -365,13 +369,17 @@ def compile_bcc(
     directory: PathLike,
     include_dirs: t.Sequence[PathLike] = (),
     defines: Defines = _NONE,
-    constants: t.Mapping[str, int] = _NONE,
-    reuse: t.Mapping[str, int] = _NONE,
+    constants: t.Mapping[str, ScalarConstant] = _NONE,
+    map_sizes: t.Mapping[str, int] = _NONE,
+    choose: t.Optional[Choose] = None,
 ) -> Loaded:
     """Compile a source with BCC and load it: ``programs`` are names with their types (bpf.ProgType).
 
-    ``constants`` become macros, as the sizes of maps do (``defines``). ``reuse`` as for libbpf.load. ``directory`` takes
-    some stub headers; it is the caller's to remove.
+    ``constants`` become macros: integers, booleans, or names that mean something in the source. ``map_sizes`` become macros
+    too, <MAP>_ENTRIES, which the source has to use. Headers are looked for beside the source, then in ``include_dirs``.
+    ``choose`` gets the descriptors of the new maps, by name, before programs are loaded, and returns those of maps to take
+    instead; it must not close the former, and what it raises ends the attempt. ``directory`` takes some stub headers; it
+    is the caller's to remove.
 
     Raises CompileError, LoadError; UnsupportedError without BCC.
     """
@@ -380,42 +388,126 @@ def compile_bcc(
         raise UnsupportedError(why)
     _check_source(source_path)
     source = os.path.abspath(os.fspath(source_path))
+    name = os.path.basename(source)
+    macros = {**defines, **_constant_macros(name, constants), **size_macros(map_sizes)}
+    places = (os.path.dirname(source), *(os.path.abspath(os.fspath(place)) for place in include_dirs))
     order = {
         "source": source,
         "flags": [
-            *(f"-I{os.path.abspath(os.fspath(place))}" for place in include_dirs),
+            *(f"-I{place}" for place in dict.fromkeys(places)),
             *(f"-idirafter{place}" for place in dict.fromkeys((multiarch_directory(), INCLUDE))),
-            *define_flags({**defines, **constants}),
+            *define_flags(macros),
         ],
         "programs": dict(programs),
-        "reuse": dict(reuse),
     }
+    with _bcc_process(python, order, bcc_headers(directory)) as process:
+        fresh, answer = process.receive()
+        with fresh:
+            if "maps" in answer:
+                _check_sizes(name, fresh.maps, map_sizes)
+                process.reply(choose(fresh.maps) if choose else {})
+        if "maps" not in answer:
+            raise _bcc_error(name, answer, process.log())
+        loaded, answer = process.receive()
+        if "programs" not in answer:
+            raise _bcc_error(name, answer, process.log())
+        return loaded
+
+
+def _constant_macros(source: str, constants: t.Mapping[str, t.Any]) -> t.Dict[str, ScalarConstant]:
+    macros: t.Dict[str, ScalarConstant] = {}
+    for name, value in constants.items():
+        if not isinstance(value, int) and not (isinstance(value, str) and value.isidentifier()):
+            raise LoadError(
+                f"{source}: constant {name}: BCC takes an integer, a boolean or a name of the source's, "
+                f"not {value!r}; use clang for others"
+            )
+        macros[name] = int(value) if isinstance(value, int) else value
+    return macros
+
+
+def size_macros(map_sizes: t.Mapping[str, int]) -> t.Dict[str, int]:
+    """The macros by which a source learns the sizes of its maps."""
+    return {f"{name.upper()}_ENTRIES": entries for name, entries in map_sizes.items()}
+
+
+def _check_sizes(source: str, maps: t.Mapping[str, int], wanted: t.Mapping[str, int]) -> None:
+    """A source that does not use the macro would else be loaded with whatever size it says."""
+    for name, entries in wanted.items():
+        if name not in maps:
+            raise LoadError(unknown_name(source, "map", name, maps))
+        has = bpf.map_info(maps[name]).max_entries
+        if has != entries:
+            raise LoadError(
+                f"{source}: map {name}: {entries} entries are asked for, it has {has}; "
+                f"the source must use {name.upper()}_ENTRIES as its size"
+            )
+
+
+@contextlib.contextmanager
+def _bcc_process(python: str, order: t.Mapping[str, t.Any], headers: str) -> t.Iterator[_BccProcess]:
+    """The process that runs BCC, which ends with the context at the latest."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        done = _run(
+    # Files, since nobody reads while it runs: a verifier's log would fill a pipe.
+    with ours, theirs, tempfile.TemporaryFile() as orders, tempfile.TemporaryFile() as errors:
+        orders.write(json.dumps(order).encode())
+        orders.seek(0)
+        process = subprocess.Popen(  # pylint: disable=ansible-bad-function # as in _run
             [python, "-I", "-c", inspect.getsource(_bcc_program), str(theirs.fileno())],
-            input=json.dumps(order),
-            pass_fds=[theirs.fileno(), *reuse.values()],
-            environment={"BCC_KERNEL_SOURCE": bcc_headers(directory)},
+            stdin=orders,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, "LC_ALL": "C", "BCC_KERNEL_SOURCE": headers},
         )
-        theirs.close()
-        loaded, answer = _receive(ours)
-    if not answer or "stage" in answer:
-        raise _bcc_error(os.path.basename(source), answer, done.stderr)
-    return loaded
+        try:
+            theirs.close()
+            ours.settimeout(SECONDS)
+            yield _BccProcess(process, ours, errors)
+        finally:
+            process.kill()  # it has answered, or nobody wants to know
+            process.wait()
 
 
-def _receive(connection: socket.socket) -> t.Tuple[Loaded, t.Dict[str, t.Any]]:
-    """The descriptors and the answer of the other process; nothing of either if it died."""
-    data, ancillary, _flags, _address = connection.recvmsg(
-        1 << 16, socket.CMSG_SPACE(_bcc_program.DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
-    )
-    descriptors = array.array("i")
-    for _level, _kind, content in ancillary:
-        descriptors.frombytes(content)
-    answer = json.loads(data) if data else {}
-    programs, maps = answer.get("programs", []), answer.get("maps", [])
-    return Loaded(dict(zip(programs, descriptors)), dict(zip(maps, descriptors[len(programs) :]))), answer
+class _BccProcess:
+    """The messages to and from the process that runs BCC."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], connection: socket.socket, errors: t.IO[bytes]
+    ) -> None:
+        self._process = process
+        self._socket = connection
+        self._errors = errors
+
+    def receive(self) -> t.Tuple[Loaded, t.Dict[str, t.Any]]:
+        """The next message with its descriptors; nothing of either when the process died."""
+        try:
+            data, ancillary, _flags, _address = self._socket.recvmsg(
+                1 << 16, socket.CMSG_SPACE(_bcc_program.DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionResetError:
+            data, ancillary = b"", []
+        except socket.timeout as problem:
+            raise CompileError(f"BCC did not end within {SECONDS:.0f} seconds") from problem
+        descriptors = array.array("i")
+        for _level, _kind, content in ancillary:
+            descriptors.frombytes(content)
+        answer = json.loads(data) if data else {}
+        programs, maps = answer.get("programs", []), answer.get("maps", [])
+        loaded = Loaded(dict(zip(programs, descriptors)), dict(zip(maps, descriptors[len(programs) :])))
+        return loaded, answer
+
+    def reply(self, reuse: t.Mapping[str, int]) -> None:
+        """Which maps to take instead of new ones."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", reuse.values()).tobytes())]
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died: receive() will tell
+            self._socket.sendmsg([json.dumps({"reuse": list(reuse)}).encode()], rights if reuse else [])
+
+    def log(self) -> str:
+        """All that it said, once it has ended."""
+        self._process.wait()
+        self._errors.seek(0)
+        return self._errors.read().decode("utf-8", "replace")
 
 
 def _bcc_error(source: str, answer: t.Mapping[str, str], log: str) -> CnfError:

@@ -22,11 +22,13 @@ import typing as t
 
 from .._errors import CnfError, UnsupportedError
 from .._kernel import bpf
-from .btf import Btf
+from .btf import Btf, BtfError, Variable
+from .maps import defined_flags
 
 LIBRARY = "libbpf.so.1"
 LOG_BYTES = 16 << 20  # of address space; only what the verifier writes is ever backed by memory
 RODATA = ".rodata"
+NAMES_SHOWN = 20  # of an enum's constants, in an error
 
 _HANDLE, _TEXT, _INT = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
 _SIGNATURES: t.Dict[str, t.Tuple[t.Any, t.List[t.Any]]] = {
@@ -58,7 +60,7 @@ _SIGNATURES: t.Dict[str, t.Tuple[t.Any, t.List[t.Any]]] = {
     "bpf_program__set_log_buf": (_INT, [_HANDLE, _HANDLE, ctypes.c_size_t]),
 }
 
-Constant = t.Union[int, bytes]
+Constant = t.Union[int, bytes, str, t.Sequence[t.Any], t.Mapping[str, t.Any]]
 ProgramType = t.Union[int, t.Tuple[int, int]]
 
 
@@ -109,7 +111,8 @@ def load(
 ) -> Loaded:
     """Load an ELF object and return descriptors of its programs and maps.
 
-    ``constants``: values of ``const volatile`` globals, integers or raw bytes in host byte order of the variable's size.
+    ``constants``: values of ``const volatile`` globals: integers, booleans or raw bytes in host byte order of the
+    variable's size; names of enum constants; or what Btf.read takes for the variable's type (fields, lists, addresses).
     ``map_sizes``: max_entries by map. ``reuse``: descriptors of maps to take in place of the object's own, which must
     have the same type, sizes and flags. ``programs``: those to load, None for all. ``types``: a program's type, or type
     and expected attach type, where its section's name does not tell.
@@ -117,8 +120,8 @@ def load(
     Raises LoadError; UnsupportedError without libbpf.
     """
     with _Object(os.fspath(path)) as opened:
-        opened.choose(programs)
         opened.set_types(types)
+        opened.choose(programs)
         opened.set_sizes(map_sizes)
         opened.reuse(reuse)
         opened.set_constants(constants)
@@ -278,7 +281,7 @@ class _Object:
             ("key size", self._calls.bpf_map__key_size(handle), found.key_size),
             ("value size", self._calls.bpf_map__value_size(handle), found.value_size),
             ("max_entries", self._calls.bpf_map__max_entries(handle) or found.max_entries, found.max_entries),
-            ("flags", self._calls.bpf_map__map_flags(handle), found.flags),
+            ("flags", self._calls.bpf_map__map_flags(handle), defined_flags(found)),
         ]
         return [f"{what} ({has}, not {wants})" for what, wants, has in pairs if wants != has]
 
@@ -288,16 +291,18 @@ class _Object:
         size = ctypes.c_size_t()
         handle = self.maps.get(RODATA)
         address = self._calls.bpf_map__initial_value(handle, ctypes.byref(size)) if handle else None
-        variables = self._btf().variables(RODATA) if address else {}
+        types = self._btf() if address else None
+        variables = types.variables(RODATA) if types else {}
         image = bytearray(ctypes.string_at(address, size.value)) if address else bytearray()
         for name, value in constants.items():
-            if name not in variables:
+            if types is None or name not in variables:
                 raise LoadError(unknown_name(self.path, "constant", name, variables))
-            offset, length = variables[name].offset, variables[name].size
+            variable = variables[name]
             try:
-                image[offset : offset + length] = constant_bytes(value, length)
-            except ValueError as problem:
+                data = constant_of(types, variable, value)
+            except (ValueError, BtfError) as problem:
                 raise LoadError(f"{self.path}: constant {name}: {problem}") from None
+            image[variable.offset : variable.offset + variable.size] = data
         self._check(
             self._calls.bpf_map__set_initial_value(handle, bytes(image), len(image)), "constants in .rodata"
         )
@@ -355,11 +360,30 @@ class _Object:
 
 
 def unknown_name(path: str, kind: str, name: str, known: t.Iterable[str]) -> str:
-    names = ", ".join(sorted(known))
+    names = ", ".join(sorted(name for name in known if not name.startswith(".")))
     return f"{path}: has no {kind} {name}; it has {names}" if names else f"{path}: has no {kind}s at all"
 
 
-def constant_bytes(value: Constant, size: int) -> bytes:
+def constant_of(types: Btf, variable: Variable, value: Constant) -> bytes:
+    """The bytes of a constant. Raises ValueError or BtfError that names its type and, for a name, the possible ones."""
+    if isinstance(value, (int, bytes, bytearray)):
+        return constant_bytes(value, variable.size)
+    described = types.describe(variable.type_id)
+    try:
+        return types.read(variable.type_id, value)
+    except BtfError as problem:
+        if not isinstance(value, str) or not types.is_number(variable.type_id) or described == "be32":
+            raise BtfError(f"{described}: {problem}") from None
+    # A plain number may hold any enum's constant, as in C.
+    known = types.enumerators(variable.type_id) or types.all_enumerators()
+    if value not in known:
+        names = ", ".join(list(known)[:NAMES_SHOWN]) + (", ..." if len(known) > NAMES_SHOWN else "")
+        possible = f"a number nor one of {names}" if known else "a number nor a constant of an enum"
+        raise BtfError(f"{described}: {value!r} is neither {possible}")
+    return constant_bytes(known[value], variable.size)
+
+
+def constant_bytes(value: t.Union[int, bytes, bytearray], size: int) -> bytes:
     """The bytes of a constant in host byte order. Raises ValueError when it does not fit ``size`` bytes."""
     if isinstance(value, (bytes, bytearray)):
         if len(value) != size:

@@ -15,7 +15,7 @@ import dataclasses
 import signal
 import typing as t
 
-from .._errors import CnfError, ConvergeError, PlanError
+from .._errors import CnfError, ConvergeError, PlanError, UnsupportedError
 from .._kernel.host import Host
 from .._store import Store
 from . import model
@@ -110,15 +110,16 @@ def observe(
     values: t.Dict[Key, t.Any] = {}
     for kind in sorted(kinds.values(), key=lambda kind: kind.RANK):
         values.update(kind.observe(host, wanted, topology, claimed))
-    return Observed(values, lambda key: _exists(host, key), lambda value: _lacking(kinds, host, value))
+    return Observed(values, lambda key: _exists(kinds, host, key), lambda value: _lacking(kinds, host, value))
 
 
-def _exists(host: Host, key: Key) -> bool:
+def _exists(kinds: Kinds, host: Host, key: Key) -> bool:
     if key.kind == "netns":
         return host.has_namespace(key.id)
     if key.kind == "link":
         return host.find_link(key.netns, key.id) is not None
-    return False
+    exists = getattr(kinds.get(key.kind), "exists", None)
+    return bool(exists and exists(host, key))
 
 
 def _lacking(kinds: Kinds, host: Host, value: t.Any) -> t.Optional[str]:
@@ -236,12 +237,21 @@ class _Run:
         return {
             key: Claim()
             for key, value in observed.values.items()
-            if value.owner == model.ANY_TOPOLOGY
-            and key not in declared
+            if key not in declared
             and key not in self.claims
-            and any(need in ours for need in value.needs())
-            and self.store.claim_elsewhere(key) is None
+            and (self._enumerated(value) or self._on_ours(value, ours))
         }
+
+    def _enumerated(self, value: t.Any) -> bool:
+        kind = self.kinds[value.key().kind]
+        return value.owner == self.request.topology and getattr(kind, "ENUMERATED", False)
+
+    def _on_ours(self, value: t.Any, ours: t.Container[Key]) -> bool:
+        return (
+            value.owner == model.ANY_TOPOLOGY
+            and any(need in ours for need in value.needs())
+            and self.store.claim_elsewhere(value.key()) is None
+        )
 
     def _plan(self, observed: Observed, insist: bool = False) -> Plan:
         claims = dict(self.claims)
@@ -251,13 +261,27 @@ class _Run:
         return make_plan(
             self.kinds,
             request.topology,
-            request.desired,
+            [self._settled(item, observed) for item in request.desired],
             observed,
             claims,
             self._leaving(claims),
             request.adopt,
             insist,
         )
+
+    def _settled(self, item: Desired, observed: Observed) -> Desired:
+        """The item with what only the host can fill in, such as the compiler that `auto` stands for."""
+        settle = getattr(self.kinds[item.key.kind], "settled", None)
+        if settle is None:
+            return item
+        try:
+            return dataclasses.replace(
+                item, value=settle(self.host, item.value, observed.values.get(item.key))
+            )
+        except UnsupportedError as problem:
+            raise UnsupportedError(f"{item.path}: {problem}") from problem
+        except CnfError as problem:
+            raise PlanError(f"{item.path}: {problem}") from problem
 
     def _shared_with_another(self, key: Key) -> bool:
         """Whether another topology declares the same: a switch, or a route that bears nobody's name in particular."""
@@ -306,7 +330,9 @@ class _Run:
                 operations = self._verify(after).operations
                 if not operations:
                     with _uninterrupted():
-                        return after, self.confirm()
+                        number = self.confirm()
+                        self.host.finish()
+                        return after, number
             raise PlanError(
                 "verify: the kernel did not keep what was set: " + "; ".join(str(op) for op in operations[:3])
             )
@@ -387,6 +413,10 @@ class _Run:
             except Exception as trouble:  # pylint: disable=broad-exception-caught
                 left.append(f"{inverse}: {trouble}")
         left += self._not_restored(wanted, before, failed)
+        with contextlib.suppress(
+            CnfError, OSError
+        ):  # what cannot be tidied up is no reason to hide the failure
+            self.host.finish()
         if not left:
             self.store.end()
         what = str(failed) if failed is not None else "verify"

@@ -145,7 +145,10 @@ class Kind(t.Protocol):
 
     # Kinds may also have: merged(observed, desired) where the general merge does not fit, broken(value) for damage that is
     # rebuilt without being asked, lacking(host, value) for what the kernel lacks to make a value,
-    # advice(host, operations) for traps to be told.
+    # advice(host, operations) for traps to be told, settled(host, desired, observed) for what only the host can fill in,
+    # exists(host, key) where others may need it undeclared, LINGERS for what does not vanish with what it stands on, ENUMERATED
+    # when observe() finds all that a topology has.
+    # A value may have follows(): keys that, when they are declared too, come first without being needed.
 
     def side_effects(
         self, operation: Operation, state: t.Mapping[Key, t.Any]
@@ -209,6 +212,10 @@ BOOKKEEPING = (
     "made_by",
     "exceptions",
     "blocked",
+    "position",
+    "note",
+    "incompatible_maps",
+    "adopt",
 )  # fields that are not state that a user declared
 
 

@@ -105,7 +105,7 @@ class _Planner:
                     what = f"namespace {key.id!r}" if key.kind == "netns" else f"{key}"
                     raise PlanError(
                         f"{item.path}: {what} is neither declared nor present on the host; "
-                        f"declare it under {'netns' if key.kind == 'netns' else 'link'} or correct the name"
+                        f"declare it under {key.kind} or correct the name"
                     )
 
     def _in_order(self, desired: t.Sequence[Desired]) -> t.List[Desired]:
@@ -123,7 +123,7 @@ class _Planner:
                     )
                 return
             state[id(item)] = False
-            for key in item.value.needs():
+            for key in (*item.value.needs(), *_follows(item.value)):
                 if key in provider and provider[key] is not item:
                     visit(provider[key])
             state[id(item)] = True
@@ -172,7 +172,7 @@ class _Planner:
         changes = ", ".join(
             f"{name} {_text(had)} -> {_text(has)}"
             for name, had, has in model.differences(current, target, skip=model.BOOKKEEPING)
-            if has is not None
+            if has is not None or name not in model.field_names(type(target))  # within a mapping: taken out
         )
         start = len(self.operations)
         self._do(Operation(CHANGE, item.key, current, target, changes or "taken over (adopt)"))
@@ -306,10 +306,14 @@ class _Planner:
         value = self.state[key]
         self._check_strangers(key, value)
         for dependant in self._dependants(value):
-            self._do(
-                Operation(DELETE, dependant, self.state[dependant], None, f"goes with {key}", within=key)
-            )
+            self._lose(dependant, key)
         self._do(Operation(DELETE, key, value, None, reason))
+
+    def _lose(self, key: Key, holder: Key) -> None:
+        """What goes along with what it stands on: by itself, unless it would linger as a wreck."""
+        lingers = getattr(self.kinds[key.kind], "LINGERS", False)
+        within = None if lingers else holder
+        self._do(Operation(DELETE, key, self.state[key], None, f"goes with {holder}", within=within))
 
     def _check_strangers(self, key: Key, value: t.Any) -> None:
         """What others put into a namespace of ours or on top of a link of ours does not go along unasked."""
@@ -347,11 +351,7 @@ class _Planner:
         effects = self.kinds[operation.key.kind].side_effects(operation, self.state)
         for key, value in sorted(effects.items(), key=lambda row: -self.kinds[row[0].kind].RANK):
             if value is None:  # before the operation, so that undo brings it back after what it stands on
-                self._do(
-                    Operation(
-                        DELETE, key, self.state[key], None, f"goes with {operation.key}", within=operation.key
-                    )
-                )
+                self._lose(key, operation.key)
         self.operations.append(operation)
         if operation.after is not None:
             had = set(operation.before.provides()) if operation.before is not None else set()
@@ -366,6 +366,11 @@ def merged(kind: model.Kind, observed: t.Any, desired: t.Any) -> t.Any:
     """What the observed value becomes when the desired one is applied."""
     merge = getattr(kind, "merged", model.merge)
     return merge(observed, desired)
+
+
+def _follows(value: t.Any) -> t.Tuple[Key, ...]:
+    follows = getattr(value, "follows", None)
+    return follows() if follows else ()
 
 
 def whose(value: t.Any) -> str:

@@ -13,6 +13,7 @@ is a BpfError, a KernelError whose ``what`` names the command and the object.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import enum
 import errno
@@ -44,6 +45,7 @@ class Command(enum.IntEnum):
     OBJ_GET_INFO_BY_FD = 15
     PROG_QUERY = 16
     BTF_GET_FD_BY_ID = 19
+    MAP_FREEZE = 22
     MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
     MAP_DELETE_BATCH = 27
@@ -53,6 +55,7 @@ class Command(enum.IntEnum):
     LINK_GET_NEXT_ID = 31
     ENABLE_STATS = 32
     LINK_DETACH = 34
+    PROG_BIND_MAP = 35
 
 
 class MapType(enum.IntEnum):
@@ -331,6 +334,12 @@ def _prog_map_ids(fd: int, count: int) -> t.Tuple[int, ...]:
     return struct.unpack(f"={found}I", ids.read(4 * found))
 
 
+def prog_bind_map(prog_fd: int, map_fd: int) -> None:
+    """Make a program keep a map alive that its instructions do not use, and name it among its own (``map_ids``)."""
+    attribute = struct.pack("=III", prog_fd, map_fd, 0)
+    call(Command.PROG_BIND_MAP, attribute, f"of program fd {prog_fd} to map fd {map_fd}")
+
+
 def enable_stats() -> int:
     """Make the kernel count the runs and nanoseconds of every program until the returned descriptor is closed."""
     return call(Command.ENABLE_STATS, struct.pack("=I", 0), "")[0]
@@ -394,6 +403,11 @@ def map_create(
         name.encode()[: NAME_BYTES - 1],
     )
     return call(Command.MAP_CREATE, attribute, name)[0]
+
+
+def map_freeze(fd: int) -> None:
+    """Refuse every further write from user space."""
+    call(Command.MAP_FREEZE, struct.pack("=I", fd), _of_map(fd))
 
 
 def cpu_list(text: str) -> t.List[int]:
@@ -718,6 +732,15 @@ def btf_by_id(number: int) -> bytes:
         memory = _Buffer(size=size)
         _info(fd, 32, "of BTF", struct.pack("=QI", memory.address, size).ljust(32, b"\0"))
         return memory.read(size)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def closing(fd: int) -> t.Iterator[int]:
+    """A descriptor that is closed at the end of the body."""
+    try:
+        yield fd
     finally:
         os.close(fd)
 

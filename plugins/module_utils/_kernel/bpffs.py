@@ -23,7 +23,7 @@ from . import bpf
 MOUNT_POINT = "/sys/fs/bpf"
 MOUNTINFO = "/proc/self/mountinfo"
 DIRECTORY_MODE = 0o700
-REPLACEMENT = "_new"  # names on a bpffs cannot contain a dot, so no `.new`
+REPLACEMENT = "%new"  # names on a bpffs cannot contain a dot, and those of programs and maps no percent sign
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -117,6 +117,11 @@ def ensure_mounted(point: str = MOUNT_POINT) -> bool:
     return True
 
 
+def unmount(point: str = MOUNT_POINT) -> None:
+    """Undo ``ensure_mounted``; what is still in use there stays mounted."""
+    _libc.umount2(os.fsencode(point), 0)
+
+
 def check_name(name: str) -> str:
     """The name itself if it can be a pin's or a directory's. Raises KernelError (EPERM, EINVAL) as the kernel would."""
     if "." in name:
@@ -168,10 +173,18 @@ def replace_pin(fd: int, path: str) -> None:
     unpin(fresh)
     bpf.pin(fd, fresh)
     try:
-        os.replace(fresh, path)
-    except OSError as problem:
+        rename(fresh, path)
+    except KernelError:
         unpin(fresh)
-        raise KernelError(problem.errno or 0, "", f"{path}: replace pin") from problem
+        raise
+
+
+def rename(path: str, new: str) -> None:
+    """Give a pin another name, in the place of whatever has it."""
+    try:
+        os.replace(path, new)
+    except OSError as problem:
+        raise KernelError(problem.errno or 0, "", f"{new}: replace pin") from problem
 
 
 def unpin(path: str) -> bool:

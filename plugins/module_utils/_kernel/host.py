@@ -6,6 +6,9 @@
 
 Everything read is cached until ``forget`` is called, so that one namespace costs one dump per table and phase however
 many resources lie in it. Use as a context manager: it closes every socket that it opened.
+
+``directory`` is the topology's own on the host, where builds are cached; ``files`` are the sources that came with the run, by
+their digest; ``kept`` holds what undo could need (objects with a close method) until the run is over.
 """
 
 from __future__ import annotations
@@ -43,7 +46,11 @@ class Links:
 class Host:
     """Reads and requests, each in a named namespace ('' is the one the process was started in)."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: str = "", files: t.Optional[t.Mapping[str, t.Any]] = None) -> None:
+        self.directory = directory
+        self.files = dict(files or {})
+        self.kept: t.Dict[t.Any, t.Any] = {}
+        self._at_end: t.List[t.Callable[[], None]] = []
         self._sockets: t.OrderedDict[str, Netlink] = collections.OrderedDict()
         self._cache: t.Dict[t.Tuple[t.Any, ...], t.Any] = {}
         self._namespaces: t.Optional[t.FrozenSet[str]] = None
@@ -68,6 +75,16 @@ class Host:
         for kept in self._removed.values():
             os.close(kept)
         self._removed.clear()
+        while self.kept:
+            self.kept.popitem()[1].close()
+
+    def at_end(self, tidy: t.Callable[[], None]) -> None:
+        """Do something once the run is confirmed, or undone: nothing can be taken back any more."""
+        self._at_end.append(tidy)
+
+    def finish(self) -> None:
+        while self._at_end:
+            self._at_end.pop(0)()
 
     def forget(self) -> None:
         """Drop what was read; the next read asks the kernel again."""
@@ -91,16 +108,21 @@ class Host:
     def has_namespace(self, netns: str) -> bool:
         return not netns or netns in self.namespaces()
 
-    def _cached(self, key: t.Tuple[t.Any, ...], read: t.Callable[[], t.Any]) -> t.Any:
+    def cached(self, key: t.Tuple[t.Any, ...], read: t.Callable[[], t.Any]) -> t.Any:
+        """The answer of ``read`` under a key, until ``forget``."""
         if key not in self._cache:
             self._cache[key] = read()
         return self._cache[key]
+
+    def cache_drop(self, key: t.Tuple[t.Any, ...]) -> None:
+        """Forget one answer, because what it was about is being changed."""
+        self._cache.pop(key, None)
 
     def links(self, netns: str) -> Links:
         """The links of a namespace; none when the namespace does not exist."""
         if not self.has_namespace(netns):
             return Links(())
-        return self._cached(("links", netns), lambda: Links(rtnl.links(self.socket(netns))))
+        return self.cached(("links", netns), lambda: Links(rtnl.links(self.socket(netns))))
 
     def declare_name(self, netns: str, actual: str, declared: str) -> None:
         """Tell that a link found by its mark was renamed by hand: what lies on it is looked up under its declared name."""
@@ -126,7 +148,7 @@ class Host:
                     found.setdefault(other.link, []).append(other.name)
             return found
 
-        return tuple(self._cached(("stacked", netns), read).get(record.ifindex, ()))
+        return tuple(self.cached(("stacked", netns), read).get(record.ifindex, ()))
 
     def members_of(self, netns: str, record: rtnl.LinkRecord) -> t.List[rtnl.LinkRecord]:
         """The ports of a bridge or VRF."""
@@ -157,7 +179,7 @@ class Host:
                 found.setdefault(record.ifindex, []).append(record)
             return found
 
-        return self._cached(("addresses", netns), read) if self.has_namespace(netns) else {}
+        return self.cached(("addresses", netns), read) if self.has_namespace(netns) else {}
 
     def routes(
         self,
@@ -171,19 +193,19 @@ class Host:
         if not self.has_namespace(netns):
             return []
         key = ("routes", netns, family, table, protocol, prefixlens, oif)
-        return self._cached(
+        return self.cached(
             key, lambda: rtnl.routes(self.socket(netns), family, table, protocol, prefixlens, oif)
         )
 
     def rules(self, netns: str, family: int) -> t.List[rtnl.RuleRecord]:
         if not self.has_namespace(netns):
             return []
-        return self._cached(("rules", netns, family), lambda: rtnl.rules(self.socket(netns), family))
+        return self.cached(("rules", netns, family), lambda: rtnl.rules(self.socket(netns), family))
 
     def neighbors(self, netns: str) -> t.List[rtnl.NeighborRecord]:
         if not self.has_namespace(netns):
             return []
-        return self._cached(("neighbors", netns), lambda: rtnl.neighbors(self.socket(netns)))
+        return self.cached(("neighbors", netns), lambda: rtnl.neighbors(self.socket(netns)))
 
     def sysctls(self, netns: str, keys: t.Iterable[str]) -> t.Dict[str, t.Optional[str]]:
         """Values of the keys, read in one visit to the namespace."""
@@ -211,14 +233,14 @@ class Host:
                     known.setdefault(number, name)
             return known
 
-        return self._cached(("nsids", netns), read).get(link_netnsid)
+        return self.cached(("nsids", netns), read).get(link_netnsid)
 
     def link_with_altname(self, netns: str, altname: str) -> t.Optional[rtnl.LinkRecord]:
         return rtnl.link_by_altname(self.socket(netns), altname)
 
     def supports_link_kind(self, kind: str) -> bool:
         """Whether the kernel can make links of a kind, asked with a request that it must refuse for another reason."""
-        return self._cached(("kind", kind), lambda: self._probe_link_kind(kind))
+        return self.cached(("kind", kind), lambda: self._probe_link_kind(kind))
 
     def _probe_link_kind(self, kind: str) -> bool:
         # A mode outside its range is refused while attributes are parsed, before a netkit pair comes into being; other
@@ -238,6 +260,10 @@ class Host:
         except KernelError as problem:
             return problem.name != "EOPNOTSUPP"
         raise KernelError(0, "", f"the probe for link kind {kind} made a link")
+
+    def supports_tcx(self) -> bool:
+        """Whether the kernel has tcx (Linux 6.6), asked of the hook itself."""
+        return self.cached(("tcx",), _knows_tcx)
 
     # --- changing ------------------------------------------------------------------------------------------------
 
@@ -260,16 +286,18 @@ class Host:
         """The ifindex of a link by name, asked now; raises KernelError ENODEV when there is none."""
         known = self._indexes.get((netns, name))
         if known is None:
-            for candidate in (name, self._actual.get((netns, name), name)):
-                request = rtnl.IFINFOMSG.pack(0, 0, 0, 0, 0)
-                request += rtnl.attribute(rtnl.IFLA_IFNAME, candidate.encode() + b"\0")
-                payload = self.socket(netns).query(rtnl.RTM_GETLINK, request)
-                if payload is not None:
-                    known = self._indexes[netns, name] = rtnl.IFINFOMSG.unpack_from(payload)[2]
-                    break
-            else:
-                raise KernelError(errno.ENODEV, "", f"link {name} in {netns or 'the host namespace'}")
+            known = self._indexes[netns, name] = self.link_now(netns, name).ifindex
         return known
+
+    def link_now(self, netns: str, name: str) -> rtnl.LinkRecord:
+        """A link as the kernel has it at this moment; KernelError ENODEV when there is none."""
+        for candidate in dict.fromkeys((name, self._actual.get((netns, name), name))):
+            request = rtnl.IFINFOMSG.pack(0, 0, 0, 0, 0)
+            request += rtnl.attribute(rtnl.IFLA_IFNAME, candidate.encode() + b"\0")
+            payload = self.socket(netns).query(rtnl.RTM_GETLINK, request)
+            if payload is not None:
+                return rtnl.decode_link(payload)
+        raise KernelError(errno.ENODEV, "", f"link {name} in {netns or 'the host namespace'}")
 
     def links_changed(self, netns: str, *gone: str) -> None:
         """Tell that links of a namespace were made, moved or renamed; their remembered indexes are dropped."""
@@ -296,3 +324,16 @@ class Host:
     def write_sysctl(self, netns: str, key: str, value: str) -> None:
         with namespaces.entered(netns):
             sysctl.write(key, value)
+
+
+def _knows_tcx() -> bool:
+    """A kernel refuses to list a hook that it does not know; the loopback device is number 1 in every namespace."""
+    from . import bpf  # a run without BPF does not need it
+
+    try:
+        bpf.prog_query(1, bpf.TCX_INGRESS)
+    except KernelError as problem:
+        if problem.name != "EINVAL":
+            raise
+        return False
+    return True

@@ -29,9 +29,12 @@ RTM_DELLINKPROP = 109
 
 IFF_UP = 0x1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
-IFLA_EXT_MASK, IFLA_LINK_NETNSID, IFLA_PROP_LIST, IFLA_ALT_IFNAME = 29, 37, 52, 53
+IFLA_EXT_MASK, IFLA_LINK_NETNSID, IFLA_XDP, IFLA_PROP_LIST, IFLA_ALT_IFNAME = 29, 37, 43, 52, 53
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFLA_NETKIT_MODE = 5
+# IFLA_XDP_{DRV,SKB,HW}_PROG_ID. Of two modes at once the plain IFLA_XDP_PROG_ID is missing, these never are.
+XDP_MODES = (("native", 5), ("generic", 6), ("offload", 7))
+XDP_NOTHING_BYTES = 8  # IFLA_XDP with nothing but IFLA_XDP_ATTACHED, which then is zero
 RTEXT_FILTER_SKIP_STATS = 1 << 3
 NETNSA_NSID, NETNSA_FD = 1, 3
 
@@ -59,7 +62,10 @@ def address_text(data: bytes) -> str:
 
 
 class LinkRecord(t.NamedTuple):
-    """A link as the kernel reports it. ``data`` is IFLA_INFO_DATA undecoded; 0 and None mean absent."""
+    """A link as the kernel reports it. ``data`` is IFLA_INFO_DATA undecoded; 0 and None mean absent.
+
+    ``xdp``: (mode, program id) of each attached XDP program; modes are native, generic and offload.
+    """
 
     ifindex: int
     name: str
@@ -72,6 +78,7 @@ class LinkRecord(t.NamedTuple):
     link: int
     link_netnsid: t.Optional[int]
     altnames: t.Tuple[str, ...]
+    xdp: t.Tuple[t.Tuple[str, int], ...] = ()
 
 
 class AddressRecord(t.NamedTuple):
@@ -146,11 +153,17 @@ def _altnames(data: bytes) -> t.Tuple[str, ...]:
     return tuple(found)
 
 
+def _xdp(data: bytes) -> t.Tuple[t.Tuple[str, int], ...]:
+    found = attributes(data)
+    return tuple((mode, U32.unpack_from(found[kind])[0]) for mode, kind in XDP_MODES if kind in found)
+
+
 def decode_link(payload: bytes) -> LinkRecord:
     _family, _kind, index, flags, _change = IFINFOMSG.unpack_from(payload)
     found = attributes(payload, IFINFOMSG.size)
     info = attributes(found[IFLA_LINKINFO]) if IFLA_LINKINFO in found else {}
     netnsid = found.get(IFLA_LINK_NETNSID)
+    xdp = found.get(IFLA_XDP, b"")
     return LinkRecord(
         ifindex=index,
         name=_text(found[IFLA_IFNAME]),
@@ -163,6 +176,7 @@ def decode_link(payload: bytes) -> LinkRecord:
         link=_u32(found, IFLA_LINK) or 0,
         link_netnsid=S32.unpack_from(netnsid)[0] if netnsid else None,
         altnames=_altnames(found[IFLA_PROP_LIST]) if IFLA_PROP_LIST in found else (),
+        xdp=_xdp(xdp) if len(xdp) > XDP_NOTHING_BYTES else (),
     )
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import types
 import typing as t
 
@@ -27,14 +28,57 @@ from . import (
     sysctl_forwarding,
 )
 
-SECTIONS: t.Dict[str, types.ModuleType] = {
-    module.SECTION: module
-    for module in (netns, netkit_link, link, sysctl_forwarding, address, neighbor, route, rule)
-}
-KINDS: t.Dict[str, t.Any] = {
-    module.NAME: module
-    for module in (netns, link, existing_link, port, sysctl, address, neighbor, route, rule, sysctl_file)
-}
+BPF_NAMES = ("bpf_object", "bpf_map_entry", "tcx_attach", "netkit_attach", "xdp_attach")
+BPF_DIRECTORY = "/sys/fs/bpf/cnf"  # _bpf.pins.ROOT
+
+
+class Registry(t.Mapping[str, t.Any]):
+    """Modules by name. Those for BPF are imported when one is asked for: they are as large as all others together."""
+
+    def __init__(self, modules: t.Mapping[str, types.ModuleType], later: t.Sequence[str]) -> None:
+        self._modules: t.Dict[str, types.ModuleType] = dict(modules)
+        self._later = tuple(later)
+
+    def __getitem__(self, name: str) -> types.ModuleType:
+        if name in self._later and name not in self._modules:
+            self._modules.update(_bpf_modules())
+        return self._modules[name]
+
+    def __iter__(self) -> t.Iterator[str]:
+        return iter(dict.fromkeys((*self._modules, *self._later)))
+
+    def __len__(self) -> int:
+        return len({*self._modules, *self._later})
+
+
+def _bpf_modules() -> t.Dict[str, types.ModuleType]:
+    from . import bpf_map_entry, bpf_object, netkit_attach, tcx_attach, xdp_attach
+
+    modules = (bpf_object, bpf_map_entry, tcx_attach, netkit_attach, xdp_attach)
+    return {module.NAME: module for module in modules}
+
+
+SECTIONS: t.Mapping[str, types.ModuleType] = Registry(
+    {
+        module.SECTION: module
+        for module in (netns, netkit_link, link, sysctl_forwarding, address, neighbor, route, rule)
+    },
+    BPF_NAMES,
+)
+KINDS: t.Mapping[str, t.Any] = Registry(
+    {
+        module.NAME: module
+        for module in (netns, link, existing_link, port, sysctl, address, neighbor, route, rule, sysctl_file)
+    },
+    BPF_NAMES,
+)
+
+
+def kinds_for(keys: t.Iterable[Key]) -> t.Mapping[str, t.Any]:
+    """The kinds that a run about these keys needs: those for BPF only where there are objects, or shall be."""
+    if os.path.isdir(BPF_DIRECTORY) or any(key.kind in BPF_NAMES for key in keys):
+        return KINDS
+    return {name: KINDS[name] for name in KINDS if name not in BPF_NAMES}
 
 
 def revive(kind: str, data: t.Mapping[str, t.Any]) -> t.Any:

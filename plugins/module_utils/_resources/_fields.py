@@ -21,7 +21,8 @@ PROTOCOL = 207  # our number on addresses, routes, rules and neighbours: free in
 MARK_PREFIX = "cnf-"
 MARK = re.compile(rf"{MARK_PREFIX}(.+)-[0-9a-f]{{12}}\Z")
 PRINTABLE = re.compile(r"[!-~]+\Z")
-RESERVED = ("lock",)  # files of the store
+RESERVED = ("lock", "logs")  # files of the store
+TASKS = "tasks"  # the owner of what single tasks make
 TOPOLOGY_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}\Z", re.IGNORECASE)
 
 Interface = t.Union[ipaddress.IPv4Interface, ipaddress.IPv6Interface]

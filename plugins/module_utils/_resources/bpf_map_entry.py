@@ -1,0 +1,313 @@
+# Copyright (c) 2026, cnf.ebpf maintainers
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""Entries of the maps of objects: what programs are told, by field name and in human form.
+
+``link:NAME`` as a text anywhere in a key or a value stands for the interface index of that device. The index is looked up
+again in each run, so an entry for a device that was made anew is written anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import typing as t
+
+from .._bpf import btf, objects, pins
+from .._engine.model import Claim, Desired, Key, Operation
+from .._engine.state import State
+from .._errors import KernelError, PlanError, SpecError
+from .._kernel import bpf, namespaces
+from .._kernel.host import Host
+from . import _attach, _fields, bpf_object
+
+NAME = SECTION = "bpf_map_entry"
+RANK = 84  # before the programs that read it are attached
+BORROWED = False
+LINGERS = True
+
+LINK = "link:"
+ALWAYS_THERE = (bpf.MapType.ARRAY, bpf.MapType.PERCPU_ARRAY, bpf.MapType.DEVMAP, bpf.MapType.CPUMAP)
+
+ARGUMENT_SPEC: t.Dict[str, t.Any] = {
+    "object": {"type": "str"},
+    "map": {"type": "str"},
+    "key": {"type": "raw", "no_log": False},
+    "value": {"type": "raw"},
+    "netns": {"type": "str"},
+}
+REQUIRED = ("object", "map", "key")
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """An entry. ``map_key`` is the key as the user gave it, as canonical JSON; ``value`` in the form that was given."""
+
+    IDENTITY: t.ClassVar[t.Tuple[str, ...]] = ("object", "map", "map_key")
+
+    object: str
+    map: str
+    map_key: str
+    netns: str
+    value: t.Any = None
+    owner: t.Optional[str] = None
+
+    def key(self) -> Key:
+        return Key(NAME, self.netns, f"{self.owner}/{self.object}:{self.map} {self.map_key}")
+
+    def needs(self) -> t.Tuple[Key, ...]:
+        links = {*_links(json.loads(self.map_key)), *_links(self.value)}
+        return (
+            bpf_object.key_of(self.owner or "", self.object),
+            *(Key("link", self.netns, name) for name in sorted(links)),
+        )
+
+    def provides(self) -> t.Tuple[Key, ...]:
+        return (self.key(),)
+
+
+def _links(given: t.Any) -> t.Iterator[str]:
+    """The names of devices in a key or value."""
+    if isinstance(given, str) and given.startswith(LINK):
+        yield given[len(LINK) :]
+    elif isinstance(given, dict):
+        for part in given.values():
+            yield from _links(part)
+    elif isinstance(given, list):
+        for part in given:
+            yield from _links(part)
+
+
+def resolved(given: t.Any, index_of: t.Callable[[str], int]) -> t.Any:
+    """The key or value with numbers in the place of devices."""
+    if isinstance(given, str) and given.startswith(LINK):
+        return index_of(given[len(LINK) :])
+    if isinstance(given, dict):
+        return {name: resolved(part, index_of) for name, part in given.items()}
+    if isinstance(given, list):
+        return [resolved(part, index_of) for part in given]
+    return given
+
+
+def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]:
+    value = _named(item, path, owner)
+    if item.get("value") is None:
+        raise SpecError(f"{path}.value", "missing; it is required")
+    for place, given in (("key", item["key"]), ("value", item["value"])):
+        for name in _links(given):
+            _fields.ifname(name, f"{path}.{place}")
+    return [Desired(dataclasses.replace(value, value=item["value"]), path)]
+
+
+def _named(item: t.Mapping[str, t.Any], path: str, owner: str) -> Value:
+    _fields.require(item, REQUIRED, path)
+    return Value(
+        bpf_object.object_name(item["object"], f"{path}.object"),
+        bpf_object.program_name(item["map"], f"{path}.map"),
+        json.dumps(item["key"], sort_keys=True, separators=(",", ":")),
+        _fields.netns(item.get("netns"), f"{path}.netns"),
+        owner=owner,
+    )
+
+
+def keys(item: t.Mapping[str, t.Any], path: str, claims: t.Mapping[Key, Claim]) -> t.List[Key]:
+    return [_named(item, path, _fields.TASKS).key()]
+
+
+# --- what there is --------------------------------------------------------------------------------------------------------
+
+
+class _Map(t.NamedTuple):
+    """An open map with its types."""
+
+    fd: int
+    info: bpf.MapInfo
+    types: btf.MapTypes
+
+
+@contextlib.contextmanager
+def _opened(owner: str, name: str, map_name: str) -> t.Iterator[t.Optional[_Map]]:
+    """The map of an object; None when it is not there (yet)."""
+    try:
+        fd = bpf.get_pinned(pins.map_pin(owner, name, map_name))
+    except KernelError as problem:
+        if problem.name != "ENOENT":
+            raise
+        yield None
+        return
+    with bpf.closing(fd):
+        types = btf.map_types(fd)
+        info = bpf.map_info(fd)
+        what = f"map {map_name} of object {owner}/{name}"
+        if types is None:
+            raise PlanError(
+                f"{what} has no type information, so its fields have no names; compile the object with -g"
+            )
+        if info.type in bpf.PERCPU_TYPES:
+            raise PlanError(f"{what} is per CPU: programs write it, it cannot be declared")
+        yield _Map(fd, info, types)
+
+
+def observe(
+    host: Host, wanted: t.Mapping[Key, t.Optional[t.Any]], topology: str, claimed: t.Container[Key]
+) -> t.Dict[Key, Value]:
+    groups: t.Dict[t.Tuple[str, str, str], t.List[Key]] = {}
+    for key in wanted:
+        if key.kind == NAME:
+            whole, _blank, _key = key.id.partition(" ")
+            owner, _slash, rest = whole.partition("/")
+            name, _colon, map_name = rest.partition(":")
+            groups.setdefault((owner, name, map_name), []).append(key)
+    if groups:
+        _attach.check_pins()
+    found: t.Dict[Key, Value] = {}
+    for place, asked in groups.items():
+        with _opened(*place) as opened:
+            if opened is None:
+                continue
+            for key in asked:
+                value = _observe_one(host, opened, place, key, wanted[key], key in claimed)
+                if value is not None:
+                    found[key] = value
+    return found
+
+
+def _observe_one(
+    host: Host,
+    opened: _Map,
+    place: t.Tuple[str, str, str],
+    key: Key,
+    wanted: t.Optional[Value],
+    is_claimed: bool,
+) -> t.Optional[Value]:
+    owner, name, map_name = place
+    map_key = key.id.partition(" ")[2]
+    index_of = _finder(host, key.netns)
+    try:
+        raw_key = opened.types.read_key(resolved(json.loads(map_key), index_of))
+    except _Missing:
+        return None  # a device is not there (yet)
+    data = bpf.map_lookup(opened.fd, raw_key, opened.info.value_size)
+    if data is None:
+        return None
+    value = opened.types.show_value(data)
+    if wanted is not None:
+        with contextlib.suppress(_Missing):
+            if _merged(opened, data, resolved(wanted.value, index_of)) == data:
+                value = wanted.value
+    if opened.info.type in ALWAYS_THERE and not any(data) and not (wanted and value == wanted.value):
+        return None
+    return Value(name, map_name, map_key, key.netns, value, owner)
+
+
+def _merged(opened: _Map, data: bytes, given: t.Any) -> bytes:
+    """The bytes of an entry with the given fields on top of those that are there."""
+    if not isinstance(given, dict):
+        return opened.types.read_value(given)
+    return opened.types.read_value(_laid_over(opened.types.show_value(data), given))
+
+
+def _laid_over(below: t.Any, above: t.Any) -> t.Any:
+    if isinstance(below, dict) and isinstance(above, dict):
+        return {**below, **{name: _laid_over(below.get(name), part) for name, part in above.items()}}
+    return above
+
+
+class _Missing(Exception):
+    """A device that a key or value names is not there."""
+
+
+def _finder(host: Host, netns: str) -> t.Callable[[str], int]:
+    def find(name: str) -> int:
+        record = host.find_link(netns, name)
+        if record is None:
+            raise _Missing(name)
+        return record.ifindex
+
+    return find
+
+
+def settled(host: Host, value: Value, observed: t.Optional[Value]) -> Value:
+    """Refuse what does not fit the map while nothing has been changed yet."""
+    with _opened(str(value.owner), value.object, value.map) as opened:
+        if opened is not None:
+            with contextlib.suppress(_Missing):
+                opened.types.read_key(resolved(json.loads(value.map_key), _finder(host, value.netns)))
+                opened.types.read_value(resolved(value.value, _finder(host, value.netns)))
+    return value
+
+
+def fixed(before: Value, after: Value) -> t.List[str]:
+    return []
+
+
+def side_effects(operation: Operation, state: State) -> t.Dict[Key, t.Any]:
+    return {}
+
+
+# --- changing -------------------------------------------------------------------------------------------------------------
+
+
+def apply(host: Host, operation: Operation) -> None:
+    before, after = operation.before, operation.after
+    value = after or before
+
+    def index_of(name: str) -> int:
+        return host.link_now(value.netns, name).ifindex
+
+    with _opened(str(value.owner), value.object, value.map) as opened:
+        if opened is None:
+            if after is None:
+                return  # the map went, and its entries with it
+            raise PlanError(_no_map(value))
+        key = opened.types.read_key(resolved(json.loads(value.map_key), index_of))
+        # A device's index is looked up in the namespace of the caller (devmap).
+        with namespaces.entered(value.netns):
+            if after is None:
+                _delete(opened, key)
+                return
+            data = bpf.map_lookup(opened.fd, key, opened.info.value_size)
+            given = resolved(after.value, index_of)
+            new = _merged(opened, data, given) if data is not None else opened.types.read_value(given)
+            bpf.map_update(opened.fd, key, new)
+
+
+def _delete(opened: _Map, key: bytes) -> None:
+    if opened.info.type == bpf.MapType.ARRAY:
+        bpf.map_update(opened.fd, key, bytes(opened.info.value_size))
+    else:
+        bpf.map_delete(opened.fd, key)
+
+
+def _no_map(value: Value) -> str:
+    known = ", ".join(objects.map_names(str(value.owner), value.object))
+    return f"object {value.owner}/{value.object} has no map {value.map}; " + (
+        f"it has {known}" if known else "it has none"
+    )
+
+
+# --- telling --------------------------------------------------------------------------------------------------------------
+
+
+def commands(operation: Operation) -> t.List[str]:
+    value = operation.after or operation.before
+    path = pins.map_pin(str(value.owner), value.object, value.map)
+    if operation.after is None:
+        return [f"bpftool map delete pinned {path} key {value.map_key}  # by field name"]
+    return [
+        f"bpftool map update pinned {path} key {value.map_key} value {json.dumps(value.value)}  # by field name"
+    ]
+
+
+def to_item(value: Value) -> t.Tuple[str, t.Dict[str, t.Any]]:
+    item: t.Dict[str, t.Any] = {
+        "object": value.object,
+        "map": value.map,
+        "key": json.loads(value.map_key),
+        "value": value.value,
+    }
+    if value.netns:
+        item["netns"] = value.netns
+    return SECTION, item

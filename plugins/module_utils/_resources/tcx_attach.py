@@ -1,0 +1,82 @@
+# Copyright (c) 2026, cnf.ebpf maintainers
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+"""Programs at tcx ingress and egress of any device, and as legacy filters on kernels without tcx."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from .._engine.model import Claim, Desired, Key
+from .._kernel.host import Host
+from . import _attach, _ordered
+from ._attach import Value as Attachment
+
+Value = _attach.TcxValue
+NAME = SECTION = "tcx_attach"
+RANK = _attach.RANK
+BORROWED = False
+LINGERS = True
+ENUMERATED = True
+
+ARGUMENT_SPEC: t.Dict[str, t.Any] = {
+    **_attach.COMMON_SPEC,
+    "hook": {"type": "str", "choices": ["ingress", "egress"], "default": "ingress"},
+    **_attach.ORDER_SPEC,
+    "mechanism": {"type": "str", "choices": ["auto", "tcx", "clsact"], "default": "auto"},
+}
+REQUIRED = ("object", "link")
+
+
+def complete(item: t.Mapping[str, t.Any], path: str, known: _attach.Known) -> t.Mapping[str, t.Any]:
+    return _attach.complete(NAME, item, path, known)
+
+
+def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]:
+    value = _attach.ordered(_attach.value_of(NAME, item["hook"], item, path, owner), item, path)
+    mechanism = None if item["mechanism"] == "auto" else item["mechanism"]
+    return [Desired(dataclasses.replace(value, mechanism=mechanism), path)]
+
+
+def keys(item: t.Mapping[str, t.Any], path: str, claims: t.Mapping[Key, Claim]) -> t.List[Key]:
+    return _attach.task_keys(NAME, item["hook"], item, path, claims)
+
+
+def observe(
+    host: Host, wanted: t.Mapping[Key, t.Optional[t.Any]], topology: str, claimed: t.Container[Key]
+) -> t.Dict[Key, Attachment]:
+    return _ordered.observe(NAME, host, wanted, topology)
+
+
+def lacking(host: Host, value: Attachment) -> t.Optional[str]:
+    if value.mechanism == _ordered.TCX and not host.supports_tcx():
+        return "this kernel has no tcx (Linux 6.6)"
+    return None
+
+
+def remedy(value: Attachment) -> str:
+    return "use a newer kernel, or mechanism: auto for a legacy filter"
+
+
+def advice(host: Host, operations: t.Sequence[t.Any]) -> t.List[str]:
+    """Say which mechanism `auto` stands for where it is not the usual one."""
+    made = [op.after for op in operations if op.before is None and op.after.mechanism is None]
+    if not made or host.supports_tcx():
+        return []
+    return [f"{value.key()}: this kernel has no tcx, a legacy filter (clsact) is used" for value in made]
+
+
+def fixed(before: Attachment, after: Attachment) -> t.List[str]:
+    return []
+
+
+side_effects = _attach.no_effects
+merged = _ordered.merged
+apply = _ordered.apply
+commands = _ordered.commands
+
+
+def to_item(value: Attachment) -> t.Tuple[str, t.Dict[str, t.Any]]:
+    return SECTION, _ordered.to_item(value)
