@@ -13,6 +13,7 @@ from ._engine.model import CREATE, Key, Operation
 from ._kernel import rtnl
 from ._kernel.host import Host
 from ._resources import (
+    BPF_NAMES,
     KINDS,
     SECTIONS,
     address,
@@ -195,6 +196,9 @@ def _lines_of(value: t.Any, notes: t.Mapping[Place, t.List[str]]) -> t.Iterator[
         yield value.netns, _command_words(value)
     elif isinstance(value, sysctl.Value):
         yield value.netns, f"{sysctl.dotted(value.name)} = {value.value}"
+    elif value.key().kind in BPF_NAMES:
+        line = KINDS[value.key().kind].line_of(value)
+        yield getattr(value, "netns", ""), line
 
 
 def _command_words(value: t.Any) -> str:

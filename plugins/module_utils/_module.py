@@ -110,7 +110,7 @@ def _declared_objects(items: t.Sequence[t.Any]) -> Known:
     declared = {
         item["name"]: (
             item.get("programs") or {},
-            os.path.basename(item.get("source") or item.get("object") or ""),
+            os.path.basename(str(item.get("source") or item.get("object") or "")),
         )
         for item in items
         if isinstance(item, dict) and isinstance(item.get("name"), str)

@@ -41,7 +41,7 @@ def _words(fields: t.Mapping[str, t.Any], prefix: str = "") -> t.List[str]:
     for name, part in fields.items():
         if isinstance(part, dict):
             words += _words(part, f"{name}." if name == "peer" else "")
-        elif part != "":
+        elif part not in ("", None):
             words.append(f"{prefix}{name}={str(part).lower() if isinstance(part, bool) else part}")
     return words
 

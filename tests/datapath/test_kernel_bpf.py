@@ -195,7 +195,7 @@ def test_refused_program_tells_reason_instruction_and_line(compiled, tmp_path):
         ({"constants": {"anser": 1}}, "has no constant anser; it has answer, mac"),
         ({"constants": {"mac": 1 << 48}}, "constant mac: 281474976710656 does not fit 6 bytes"),
         ({"constants": {"mac": b"1"}}, "constant mac: 1 bytes, but the variable has 6"),
-        ({"map_sizes": {"tree": 1}}, "has no map tree; it has .rodata, counts, hash, trie"),
+        ({"map_sizes": {"tree": 1}}, "has no map tree; it has counts, hash, trie"),
         ({"types": {"x": 3}}, "has no program x; it has mark, pass, reply"),
     ],
 )

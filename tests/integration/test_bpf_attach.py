@@ -437,6 +437,32 @@ def test_entries_by_field_name_and_device(box: Sandbox) -> None:
     removed(box)
 
 
+def test_a_prefix_within_another_is_an_entry_of_its_own(box: Sandbox) -> None:
+    def entry(prefixlen: int, address: str, value: int) -> t.Dict[str, t.Any]:
+        return {
+            "object": "fw",
+            "map": "sources4",
+            "key": {"prefixlen": prefixlen, "address": address},
+            "value": value,
+        }
+
+    def stored() -> t.Dict[int, int]:
+        done = box.run("bpftool", "-j", "map", "dump", "pinned", "/sys/fs/bpf/cnf/edge/fw/maps/sources4")
+        rows = [row["formatted"] for row in json.loads(done.stdout)]
+        return {row["key"]["prefixlen"]: row["value"] for row in rows}
+
+    document = {"bpf_object": [FIREWALL], "bpf_map_entry": [entry(8, "10.0.0.0", 1)]}
+    converged(box, document)
+    document["bpf_map_entry"].append(entry(16, "10.66.0.0", 1))
+    assert len(converged(box, document)["actions"]) == 1
+    assert stored() == {8: 1, 16: 1}
+    settled(box, document)
+    document["bpf_map_entry"] = [entry(16, "10.66.0.0", 2)]
+    assert len(converged(box, document)["actions"]) == 2
+    assert stored() == {16: 2}
+    removed(box)
+
+
 def test_an_entry_follows_its_device(box: Sandbox) -> None:
     document = {
         "link": [{"name": "mon0", "kind": "veth", "peer": {"name": "mon1"}}],

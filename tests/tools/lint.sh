@@ -87,9 +87,11 @@ check_pylint() { sanity --test pylint; } # as long as all other sanity tests tog
 
 # By way of the symbolic link, for the names that the modules import each other by.
 check_mypy() {
-    local package=plugins/module_utils
-    [ -z "$(find "$package" -name '*.py' -size +0 2>/dev/null)" ] && return
-    mypy "$ANSIBLE_COLLECTIONS_PATH/ansible_collections/cnf/ebpf/$package" 2>&1 | sed 's,^.*ansible_collections/cnf/ebpf/,,'
+    local package packages=()
+    for package in plugins/module_utils plugins/plugin_utils plugins/action; do
+        packages+=("$ANSIBLE_COLLECTIONS_PATH/ansible_collections/cnf/ebpf/$package")
+    done
+    mypy "${packages[@]}" 2>&1 | sed 's,^.*ansible_collections/cnf/ebpf/,,'
 }
 
 check_docs() {

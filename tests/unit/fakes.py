@@ -131,6 +131,12 @@ class Kind:
     def lacking(self, _host, value):
         return self._fake.lacking(value)
 
+    def settled(self, _host, value, _observed):
+        return value  # what only a host could fill in is in the document
+
+    def exists(self, _host, _key):
+        return False
+
 
 def kinds_of(fake):
     return {name: Kind(module, fake) for name, module in KINDS.items()}

@@ -52,6 +52,9 @@ class RecordedHost:
     def lacking(self, value):
         return self.missing_kinds.get(getattr(value, "kind", None))
 
+    def supports_tcx(self):
+        return True
+
     def has_namespace(self, name):
         return not name or Key("netns", "", name) in self.names
 

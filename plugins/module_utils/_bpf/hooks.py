@@ -68,14 +68,11 @@ class Target(t.NamedTuple):
 
     def paths(self) -> t.List[str]:
         """The pins there are of it, whatever their notes; and what a killed run left half-way."""
-        directory = pins.links_directory(self.topology, self.object, self.program)
-        found = []
-        for name in bpffs.list_pins(directory):
-            whole = name[: -len(bpffs.REPLACEMENT)] if name.endswith(bpffs.REPLACEMENT) else name
-            pin = pins.parse_file_name(whole)
-            if pin is not None and pin.place() == self.pin.place():
-                found.append(os.path.join(directory, name))
-        return found
+        # Asked one by one: a program may be attached at thousands of places, and each would list the others.
+        path = self.path
+        start = path[: len(path) - len(self.pin.note)]
+        names = [start + note for note in pins.NOTES]
+        return [path for name in names for path in (name, name + bpffs.REPLACEMENT) if os.path.lexists(path)]
 
     def __str__(self) -> str:
         place = f"{self.pin.link} {self.pin.hook}" + (f" in netns {self.pin.netns}" if self.pin.netns else "")
@@ -97,6 +94,19 @@ def program(prog_id: int) -> t.Optional[bpf.ProgInfo]:
         return bpf.prog_info(fd)
 
 
+_known: t.Dict[int, t.Tuple[str, t.Optional[mark.Mark]]] = {}
+
+
+def known_program(prog_id: int) -> t.Optional[t.Tuple[str, t.Optional[mark.Mark]]]:
+    """Name and mark of a program, read once: neither changes, and the kernel counts ids upwards."""
+    if prog_id not in _known:
+        info = program(prog_id)
+        if info is None:
+            return None
+        _known[prog_id] = (info.name, mark.read(info))
+    return _known[prog_id]
+
+
 class ProgramList:
     """The programs of a tcx or netkit hook, attached by links."""
 
@@ -112,9 +122,9 @@ class ProgramList:
         query = bpf.prog_query(self.ifindex, self.attach_type)
         found = []
         for prog_id, link_id in query.entries:
-            info = program(prog_id)
-            if info is not None:
-                found.append(Entry(prog_id, link_id, info.name, mark.read(info)))
+            told = known_program(prog_id)
+            if told is not None:
+                found.append(Entry(prog_id, link_id, *told))
         is_netkit = self.attach_type in NETKIT_TYPES.values()
         # An emptied netkit hook answers 1 while its counter went on: with that every attempt would be stale.
         return 0 if is_netkit and not found else query.revision, found
@@ -234,9 +244,9 @@ class FilterList:
             # Other chains run on a goto only, and u32's hash tables are no filters.
             if row.chain or (row.kind == "u32" and not row.handle & 0xFFFFF):
                 continue
-            info = program(row.prog_id) if row.prog_id else None
-            told = mark.read(info) if info else None
-            found.append(Entry(row.prog_id, 0, row.name or row.kind, told, row.priority, row.handle))
+            told = known_program(row.prog_id) if row.prog_id else None
+            name = row.name or row.kind
+            found.append(Entry(row.prog_id, 0, name, told[1] if told else None, row.priority, row.handle))
         return found
 
     def attach(self, target: Target, prog_fd: int, where: Where) -> None:
@@ -335,8 +345,9 @@ def slots(entries: t.Sequence[Entry], place: t.Tuple[str, str, str]) -> t.List[o
         if told is None:
             found.append(ordering.Slot(entry.ident, entry.prog_id, entry.name))
             continue
-        names = bpffs.list_pins(pins.links_directory(told.topology, told.object, told.program))
-        notes = [pin.order for pin in map(pins.parse_file_name, names) if pin and pin.place() == place]
+        target = Target(told.topology, told.object, told.program, pins.LinkPin(*place))
+        names = [os.path.basename(path) for path in target.paths()]
+        notes = [pin.order for pin in map(pins.parse_file_name, names) if pin]
         owner = f"{told.topology}/{told.object}"
         found.append(
             ordering.Slot(

@@ -541,3 +541,13 @@ def _write_with_program(fd: int, key: bytes, value: bytes) -> None:
             stack.callback(os.close, descriptor)
             value = _WITH_PROGRAM.pack(word, descriptor)
         bpf.map_update(fd, key, value)
+
+
+# --- Tries ----------------------------------------------------------------------------------------------------------------
+
+
+def prefix_of(key: bytes) -> t.Tuple[int, int]:
+    """Length and leading bits of a key of struct bpf_lpm_trie_key; the kernel ignores the bits behind the length."""
+    length = int.from_bytes(key[:4], sys.byteorder)
+    behind = 8 * len(key[4:]) - length
+    return length, int.from_bytes(key[4:], "big") >> max(behind, 0)

@@ -24,6 +24,7 @@ from .._kernel import bpffs
 ROOT = os.path.join(bpffs.MOUNT_POINT, "cnf")
 PROGRAMS, MAPS, LINKS = "programs", "maps", "links"
 CLSACT = "clsact"
+NOTES = ("", "first", "last", "clsact", "clsact-first", "clsact-last")
 
 
 class LinkPin(t.NamedTuple):

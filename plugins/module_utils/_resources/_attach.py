@@ -224,13 +224,12 @@ def default_program(kind: str, programs: t.Mapping[str, str], source: str, path:
 # --- what there is --------------------------------------------------------------------------------------------------------
 
 Place = t.Tuple[str, str, str]  # hook, link, netns
+Asked = t.Tuple[hooks.Target, t.Optional[Value]]  # value None: not wanted (any more)
 
 
-def asked(
-    kind: str, wanted: t.Mapping[Key, t.Optional[t.Any]], topology: str
-) -> t.Dict[Key, t.Tuple[hooks.Target, t.Optional[Value]]]:
+def asked(kind: str, wanted: t.Mapping[Key, t.Optional[t.Any]], topology: str) -> t.Dict[Key, Asked]:
     """The attachments that a run is about: wanted ones, and those that pins tell of and that stand on what may go."""
-    found: t.Dict[Key, t.Tuple[hooks.Target, t.Optional[Value]]] = {}
+    found: t.Dict[Key, Asked] = {}
     for key, value in wanted.items():
         if key.kind == kind:
             target = value.target() if value is not None else _target_of(key)
@@ -291,16 +290,32 @@ def pinned_program(host: Host, target: hooks.Target) -> int:
     return program.info.id if program else 0
 
 
-def moving(
-    kind: str, host: Host, target: hooks.Target, claimed: t.Container[Key]
-) -> t.Optional[hooks.Target]:
-    """The same attachment in another namespace, whose device is about to come here."""
-    for program, pin in pins.links(target.topology, target.object):
-        if program == target.program and (pin.hook, pin.link) == (target.pin.hook, target.pin.link):
-            other = target._replace(pin=pin)
-            if pin.netns != target.pin.netns and host.find_link(pin.netns, pin.link) is not None:
-                return other
-    return None
+def on_their_way(
+    kind: str, host: Host, asked: t.Mapping[Key, Asked], found: t.Container[Key]
+) -> t.Iterator[t.Tuple[Key, hooks.Target, Value, Key, hooks.Target]]:
+    """What is wanted here while its device is still in another namespace with it, from which this run will fetch it.
+
+    (key, target, wanted value) and (key, target) there.
+    """
+    index: t.Dict[t.Tuple[str, ...], t.List[hooks.Target]] = {}
+    missing = [
+        (key, target, value)
+        for key, (target, value) in asked.items()
+        if value is not None
+        and key not in found
+        and host.find_link(target.pin.netns, target.pin.link) is None
+    ]
+    for topology, name in dict.fromkeys(target[:2] for _key, target, _value in missing):
+        for program, pin in pins.links(topology, name):
+            place = (topology, name, program, pin.hook, pin.link)
+            index.setdefault(place, []).append(hooks.Target(topology, name, program, pin))
+    for key, target, value in missing:
+        for other in index.get((*target[:3], target.pin.hook, target.pin.link), ()):
+            other_key = key_of(kind, other)
+            wanted_there = other_key in asked and asked[other_key][1] is not None
+            if not wanted_there and host.find_link(other.pin.netns, other.pin.link) is not None:
+                yield key, target, value, other_key, other
+                break
 
 
 def check_type(target: hooks.Target, prog_fd: int, kind: str) -> None:
@@ -345,6 +360,15 @@ def check_pins() -> None:
 def program_path(value: Value) -> str:
     """Where the pin of the program is, for people."""
     return pins.program_pin(str(value.owner), value.object, value.program)
+
+
+def line_of(value: Value) -> str:
+    """The attachment in a text about a topology."""
+    how = " ".join(word for word in (value.mechanism, value.mode) if word)
+    trouble = f", {value.health}" if value.health != OK else ""
+    return f"{value.link} {value.hook}: {value.object}:{value.program}" + (
+        f" ({how}{trouble})" if how else ""
+    )
 
 
 def item_of(value: Value) -> t.Dict[str, t.Any]:

@@ -20,7 +20,7 @@ from . import _attach, bpf_object, link_kinds
 from ._attach import OK, Value
 
 TCX, CLSACT, NETKIT = "tcx", "clsact", "netkit"
-Asked = t.Tuple[hooks.Target, t.Optional[Value]]
+Asked = _attach.Asked
 Coming = t.Mapping[Key, t.Tuple[hooks.Target, Value]]  # wanted ones that are in a list or will be
 
 
@@ -252,13 +252,7 @@ def _health(host: Host, expected: hooks.Target, match: Found, is_filter: bool) -
 
 def _follow_devices(kind: str, host: Host, asked: t.Mapping[Key, Asked], found: t.Dict[Key, Value]) -> None:
     """What is wanted here, and is still attached in another namespace from which its device is about to come."""
-    for key, (target, value) in asked.items():
-        if value is None or key in found or host.find_link(target.pin.netns, target.pin.link) is not None:
-            continue
-        other = _attach.moving(kind, host, target, ())
-        other_key = _attach.key_of(kind, other) if other else None
-        if other is None or other_key is None or (other_key in asked and asked[other_key][1] is not None):
-            continue
+    for key, target, value, other_key, other in list(_attach.on_their_way(kind, host, asked, found)):
         there = found.pop(other_key, None) or _observe_hook(
             kind, host, {other_key: (other, None)}, set()
         ).get(other_key)
@@ -349,6 +343,7 @@ def _ensure_in(host: Host, found: hooks.List, target: hooks.Target, value: Value
 
     entries = found.read()
     match = find(entries, target)
+    pinned = target.paths()
     if match is None:
         _attach.clean(target)
         found.attach(target, prog_fd, where)
@@ -365,7 +360,7 @@ def _ensure_in(host: Host, found: hooks.List, target: hooks.Target, value: Value
         found.adopt(target, match.entry, prog_fd)
     else:
         found.adopt(target, match.entry, prog_fd)
-    drop_other_pins(target)
+    drop_other_pins(target, elsewhere=not pinned)
 
 
 def _in_place(entries: t.Sequence[hooks.Entry], match: Found, target: hooks.Target, value: Value) -> bool:
@@ -379,15 +374,15 @@ def _copy(host: Host, target: hooks.Target) -> int:
     return bpf_object.copy_program(host, target.topology, target.object, target.program)
 
 
-def drop_other_pins(target: hooks.Target) -> None:
-    """Pins of the same link under another name: of the namespace from which its device came, or with another note."""
-    link = hooks.pinned_link(target.path)
+def drop_other_pins(target: hooks.Target, elsewhere: bool) -> None:
+    """Pins of the same link with another note, and ``elsewhere`` of the namespace from which its device came."""
     for path in target.paths():
         if path != target.path:
             bpffs.unpin(path)
-    for program, pin in pins.links(target.topology, target.object):
+    link = hooks.pinned_link(target.path) if elsewhere else 0
+    for program, pin in pins.links(target.topology, target.object) if link else ():
         path = target._replace(program=program, pin=pin).path
-        if link and path != target.path and hooks.pinned_link(path) == link:
+        if path != target.path and hooks.pinned_link(path) == link:
             bpffs.unpin(path)
 
 

@@ -15,7 +15,7 @@ import dataclasses
 import json
 import typing as t
 
-from .._bpf import btf, objects, pins
+from .._bpf import btf, maps, objects, pins
 from .._engine.model import Claim, Desired, Key, Operation
 from .._engine.state import State
 from .._errors import KernelError, PlanError, SpecError
@@ -120,11 +120,17 @@ def keys(item: t.Mapping[str, t.Any], path: str, claims: t.Mapping[Key, Claim]) 
 
 
 class _Map(t.NamedTuple):
-    """An open map with its types."""
+    """An open map with its types, and of a trie its entries by prefix: a look-up would answer with the prefix around."""
 
     fd: int
     info: bpf.MapInfo
     types: btf.MapTypes
+    prefixes: t.Optional[t.Dict[t.Tuple[int, int], bytes]]
+
+    def get(self, key: bytes) -> t.Optional[bytes]:
+        if self.prefixes is not None:
+            return self.prefixes.get(maps.prefix_of(key))
+        return bpf.map_lookup(self.fd, key, self.info.value_size)
 
 
 @contextlib.contextmanager
@@ -147,7 +153,10 @@ def _opened(owner: str, name: str, map_name: str) -> t.Iterator[t.Optional[_Map]
             )
         if info.type in bpf.PERCPU_TYPES:
             raise PlanError(f"{what} is per CPU: programs write it, it cannot be declared")
-        yield _Map(fd, info, types)
+        prefixes = None
+        if info.type == bpf.MapType.LPM_TRIE:
+            prefixes = {maps.prefix_of(key): value for key, value in bpf.map_items(fd, info)}
+        yield _Map(fd, info, types, prefixes)
 
 
 def observe(
@@ -189,7 +198,7 @@ def _observe_one(
         raw_key = opened.types.read_key(resolved(json.loads(map_key), index_of))
     except _Missing:
         return None  # a device is not there (yet)
-    data = bpf.map_lookup(opened.fd, raw_key, opened.info.value_size)
+    data = opened.get(raw_key)
     if data is None:
         return None
     value = opened.types.show_value(data)
@@ -268,7 +277,7 @@ def apply(host: Host, operation: Operation) -> None:
             if after is None:
                 _delete(opened, key)
                 return
-            data = bpf.map_lookup(opened.fd, key, opened.info.value_size)
+            data = opened.get(key)
             given = resolved(after.value, index_of)
             new = _merged(opened, data, given) if data is not None else opened.types.read_value(given)
             bpf.map_update(opened.fd, key, new)
@@ -299,6 +308,11 @@ def commands(operation: Operation) -> t.List[str]:
     return [
         f"bpftool map update pinned {path} key {value.map_key} value {json.dumps(value.value)}  # by field name"
     ]
+
+
+def line_of(value: Value) -> str:
+    """The entry in a text about a topology."""
+    return f"{value.object} {value.map}: {value.map_key} -> {json.dumps(value.value)}"
 
 
 def to_item(value: Value) -> t.Tuple[str, t.Dict[str, t.Any]]:

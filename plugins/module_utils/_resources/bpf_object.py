@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import resource
 import typing as t
 
 from .._bpf import build, hooks, mark, objects, pins, sources
@@ -365,7 +366,15 @@ def _keep(host: Host, owner: str, name: str) -> None:
         value = _value_of(owner, name, state)
         place = (NAME, value.key(), value.id)
         if place not in host.kept:
+            _allow_descriptors()
             host.kept[place] = objects.take(owner, name)
+
+
+def _allow_descriptors() -> None:
+    """As many as the process may have: each program and map that undo could need is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _load(host: Host, value: Value) -> t.Any:
@@ -496,6 +505,12 @@ def commands(operation: Operation) -> t.List[str]:
     else:
         lines.append(f"bpftool prog loadall {compiled} {directory}/programs pinmaps {directory}/maps")
     return lines
+
+
+def line_of(value: Value) -> str:
+    """The object in a text about a topology."""
+    programs = ", ".join(value.programs or {})
+    return f"object {value.name}: {value.source} ({value.compiler}) with {programs}"
 
 
 def to_item(value: Value) -> t.Tuple[str, t.Dict[str, t.Any]]:

@@ -73,6 +73,7 @@ def fixed(before: Attachment, after: Attachment) -> t.List[str]:
 
 
 side_effects = _attach.no_effects
+line_of = _attach.line_of
 merged = _ordered.merged
 apply = _ordered.apply
 commands = _ordered.commands

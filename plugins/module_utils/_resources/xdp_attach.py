@@ -114,19 +114,9 @@ def _held(path: str) -> t.Tuple[int, int]:
         return (0, 0)
 
 
-def _follow_devices(
-    host: Host,
-    asked: t.Mapping[Key, t.Tuple[hooks.Target, t.Optional[Attachment]]],
-    found: t.Dict[Key, Attachment],
-) -> None:
+def _follow_devices(host: Host, asked: t.Mapping[Key, _attach.Asked], found: t.Dict[Key, Attachment]) -> None:
     """What is wanted here, and is still on its device in another namespace, from which it is about to come."""
-    for key, (target, value) in asked.items():
-        if value is None or key in found or host.find_link(target.pin.netns, target.pin.link) is not None:
-            continue
-        other = _attach.moving(NAME, host, target, ())
-        other_key = _attach.key_of(NAME, other) if other else None
-        if other is None or other_key is None or (other_key in asked and asked[other_key][1] is not None):
-            continue
+    for key, target, value, other_key, other in list(_attach.on_their_way(NAME, host, asked, found)):
         record = host.find_link(other.pin.netns, other.pin.link)
         ours = [row[0] for row in (_attached(record) if record is not None else ()) if other.owns(row[2])]
         if ours:
@@ -187,6 +177,7 @@ def fixed(before: Attachment, after: Attachment) -> t.List[str]:
 
 merged = _ordered.merged
 side_effects = _attach.no_effects
+line_of = _attach.line_of
 
 
 # --- changing -------------------------------------------------------------------------------------------------------------
@@ -271,7 +262,7 @@ def _mend(target: hooks.Target, prog_id: int, prog_fd: int) -> None:
         hooks.pin_link(target, link)
     finally:
         os.close(link)
-    _ordered.drop_other_pins(target)
+    _ordered.drop_other_pins(target, elsewhere=True)
 
 
 def _remove(host: Host, value: Attachment) -> None:
