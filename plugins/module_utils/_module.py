@@ -14,6 +14,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.parsing.convert_bool import boolean
 
 from . import _report
 from ._engine.converge import Outcome, Request, converge
@@ -64,8 +65,9 @@ def topology_spec() -> t.Dict[str, t.Any]:
 def run_resource(section: str) -> None:
     """Run the module of one section."""
     spec = resource_spec(section)
-    exclusive = [("entries", name) for name in getattr(SECTIONS[section], "REQUIRED", ())]
-    required = [("entries", SECTIONS[section].REQUIRED[0])] if exclusive else []
+    names = getattr(SECTIONS[section], "ALONE", getattr(SECTIONS[section], "REQUIRED", ()))
+    exclusive = [("entries", name) for name in names]
+    required = [("entries", names[0])] if names else []
     module = AnsibleModule(
         argument_spec=spec, supports_check_mode=True, mutually_exclusive=exclusive, required_one_of=required
     )
@@ -246,13 +248,18 @@ def gather_sources(params: t.Dict[str, t.Any]) -> t.Dict[str, t.Any]:
 
     found = sources.unpack(params["bundle"]) if params.get("bundle") else {}
     for number, item in enumerate(items or ()):
-        if isinstance(item, dict) and item.get("remote_src") and item.get("state") != "absent":
+        if isinstance(item, dict) and _is_true(item.get("remote_src")) and item.get("state") != "absent":
             path = f"{OBJECTS}[{number}]" if item is not params else OBJECTS
             source = bpf_object.local_source(item, path)
             item["code"] = sources.code_of(source)
             item["programs"] = item.get("programs") or dict(source.programs)
             found[item["code"]] = source
     return {code[: bpf_object.SHOWN_CODE]: source for code, source in found.items()}
+
+
+def _is_true(value: t.Any) -> bool:
+    """An option of an item that no spec has converted yet; what is no truth value is refused later."""
+    return bool(boolean(value or False, strict=False))
 
 
 def perform(request: Request, store: Store, files: t.Mapping[str, t.Any]) -> Outcome:

@@ -36,12 +36,15 @@ def line_of(value: t.Any) -> str:
     return f"{value.key()}: {' '.join(words)}" if words else str(value.key())
 
 
+PREFIXED = ("peer", "constants", "maps", "programs")  # what else a mapping holds goes without the name
+
+
 def _words(fields: t.Mapping[str, t.Any], prefix: str = "") -> t.List[str]:
     words = []
     for name, part in fields.items():
         if isinstance(part, dict):
-            words += _words(part, f"{name}." if name == "peer" else "")
-        elif part not in ("", None):
+            words += _words(part, f"{name}." if name in PREFIXED else "")
+        elif part not in ("", None) and (name, part) != ("health", "ok"):
             words.append(f"{prefix}{name}={str(part).lower() if isinstance(part, bool) else part}")
     return words
 

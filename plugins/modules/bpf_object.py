@@ -42,7 +42,7 @@ options:
     description: Compiled ELF object on the controller, found like O(source). No compiler is needed then.
     type: str
   remote_src:
-    description: Whether O(source) or O(object) is an absolute path on the target.
+    description: Whether O(source) or O(object) is an absolute path on the target. Its headers have to lie there beside it.
     type: bool
     default: false
   compiler:

@@ -59,7 +59,7 @@ def ship(items: t.Sequence[t.Any], find: Find, single: bool = False) -> t.Tuple[
                 f"collection ({', '.join(own_programs())})"
             )
         try:
-            source = sources.collect(place, [HEADERS])
+            source = sources.collect(place, [HEADERS], option)
         except CnfError as problem:
             raise CnfError(f"{path}: {problem}") from None  # Ansible would print what it came from once more
         code = sources.code_of(source)
@@ -84,7 +84,6 @@ class ShippingAction(ActionBase):
     """Runs the module of the same name, once, with the sources that its arguments name."""
 
     TRANSFERS_FILES = False
-    _supports_async = True
 
     def with_sources(self, args: t.Dict[str, t.Any]) -> t.Dict[str, t.Any]:
         """The module's arguments with the sources."""
@@ -102,6 +101,7 @@ class ShippingAction(ActionBase):
     def run(
         self, tmp: t.Optional[str] = None, task_vars: t.Optional[t.Dict[str, t.Any]] = None
     ) -> t.Dict[str, t.Any]:
+        self._supports_async = True  # as an attribute of the class, older versions of Ansible overwrite it
         super().run(tmp, task_vars)
         try:
             args = self.with_sources(dict(self._task.args))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import os
 import re
 import struct
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.cnf.ebpf.plugins.module_utils._bpf import btf, libbpf
+from ansible_collections.cnf.ebpf.plugins.module_utils._bpf import btf, libbpf, sources
 from ansible_collections.cnf.ebpf.plugins.module_utils._bpf import compile as build
 from ansible_collections.cnf.ebpf.plugins.module_utils._kernel import bpf, bpffs
 
@@ -40,7 +41,7 @@ def pytest_collection_modifyitems(items: t.List[pytest.Item]) -> None:
 def compiled() -> t.Callable[..., Path]:
     """``compiled(source, **defines)``: the path of the object that clang makes of a file of files/bpf, or of a path.
 
-    Objects are kept between sessions under the fingerprint of all that they depend on.
+    Objects are kept between sessions under a digest of all that they depend on.
     """
     why = build.missing("clang")
     known = "" if why else build.version("clang")
@@ -49,8 +50,9 @@ def compiled() -> t.Callable[..., Path]:
         if why:
             pytest.skip(why)
         path = SOURCES / source
-        flags = [*build.FLAGS, *build.define_flags(defines)]
-        digest = build.fingerprint(build.source_files(path, INCLUDE), flags, "clang", known)
+        code = sources.code_of(sources.collect(str(path), [str(place) for place in INCLUDE]))
+        whole = "\0".join([code, known, *build.define_flags(defines)])
+        digest = hashlib.sha256(whole.encode()).hexdigest()
         target = CACHE / f"{path.name.split('.')[0]}-{digest[:16]}.o"
         if not target.exists():
             CACHE.mkdir(parents=True, exist_ok=True)

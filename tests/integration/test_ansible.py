@@ -13,8 +13,10 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from sandbox import COLLECTIONS, Sandbox
+from sandbox import Sandbox
 from steps import assert_same
+
+from playbooks import Ansible, changed_lines, recap
 
 NIC = """
 ip link add nic0 type veth peer name far0
@@ -78,66 +80,6 @@ DIFF_LINES = [
     "-sysctl net/ipv4/conf/nic0/rp_filter: value=0",
     "+sysctl net/ipv4/conf/nic0/rp_filter: value=2",
 ]
-
-
-class Ansible:
-    """ansible-playbook in a sandbox; plays and what they register lie in a directory of the test's own."""
-
-    def __init__(self, box: Sandbox, directory: Path) -> None:
-        self.box = box
-        self.directory = directory
-        self.environment = {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "HOME": str(directory),
-            "LC_ALL": "C.UTF-8",
-            "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
-            "ANSIBLE_LOCAL_TEMP": str(directory / "local"),
-            "ANSIBLE_REMOTE_TEMP": str(directory / "remote"),
-            "ANSIBLE_PIPELINING": "true",
-            "ANSIBLE_NOCOLOR": "true",
-            "ANSIBLE_LOCALHOST_WARNING": "false",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-
-    def start(
-        self,
-        tasks: t.Sequence[t.Mapping[str, t.Any]],
-        *options: str,
-        hosts: str = "localhost",
-        **keywords: t.Any,
-    ) -> subprocess.Popen[str]:
-        play = {"hosts": "all", "gather_facts": False, "tasks": list(tasks), **keywords}
-        path = self.directory / "play.yml"
-        path.write_text(json.dumps([play]), encoding="utf-8")  # JSON is YAML
-        interpreter = json.dumps({"ansible_python_interpreter": sys.executable})
-        words = ["ansible-playbook", "-i", f"{hosts},", "-c", "local", *options, str(path)]
-        words[1:1] = ["-e", interpreter] if "interpreter" not in keywords.get("vars", {}) else []
-        return subprocess.Popen(
-            self.box.command(*words),
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def run(self, tasks: t.Sequence[t.Mapping[str, t.Any]], *options: str, **keywords: t.Any) -> str:
-        process = self.start(tasks, *options, **keywords)
-        text, _none = process.communicate(timeout=60)
-        assert process.returncode == 0, text
-        return text
-
-
-def recap(text: str) -> t.Dict[str, t.Dict[str, int]]:
-    """The counters of each host."""
-    rows = re.findall(r"^(\S+)\s+: (ok=.*)$", text, re.MULTILINE)
-    return {
-        host: {word.split("=")[0]: int(word.split("=")[1]) for word in words.split()} for host, words in rows
-    }
-
-
-def changed_lines(text: str) -> t.List[str]:
-    """The lines that --diff marks."""
-    return re.findall(r"^[+-](?![+-]).*", text, re.MULTILINE)
 
 
 @pytest.fixture

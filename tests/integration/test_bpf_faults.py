@@ -208,7 +208,7 @@ def test_a_program_that_the_verifier_refuses(box: Sandbox, mine, compiler) -> No
         ),
         (
             {"tcx_attach": [{"object": "counter", "link": "b0"}]},
-            "object counter is neither declared nor loaded, so its program is not known; declare it under bpf_object",
+            "object counter is not there, so its program is not known; declare it under bpf_object of the same topology",
         ),
         (
             {"tcx_attach": [{"object": "counter", "program": "count", "link": "b0"}]},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The pure parts of the BPF layer: layouts, messages, mounts, compiler logs and fingerprints."""
+"""The pure parts of the BPF layer: layouts, messages, mounts, and compiler logs."""
 
 from __future__ import annotations
 
@@ -348,33 +348,6 @@ def test_first_errors_of_a_compiler():
 )
 def test_missing_header_names_its_package(header, package):
     assert build.header_package(f"x.c:1:10: fatal error: '{header}' file not found") == package
-
-
-def test_source_files_are_those_included(tmp_path):
-    library = tmp_path / "lib"
-    library.mkdir()
-    (tmp_path / "a.c").write_text('#include "near.h"\n # include <far.h>\n#include <linux/bpf.h>\n')
-    (tmp_path / "near.h").write_text('#include "far.h"\n')
-    (library / "far.h").write_text('#include "near.h"\n#include "deep.h"\n')
-    (library / "deep.h").write_text("")
-    (library / "unused.h").write_text("")
-    found = build.source_files(tmp_path / "a.c", [library])
-    assert sorted(found) == ["a.c", "deep.h", "far.h", "near.h"]
-
-
-def test_fingerprint_depends_on_everything_but_order():
-    files = {"a.c": b"1", "b.h": b"2"}
-    first = build.fingerprint(files, ["-O2"], "clang", "14")
-    assert len(first) == 64
-    assert build.fingerprint(dict(reversed(list(files.items()))), ["-O2"], "clang", "14") == first
-    others = [
-        build.fingerprint({"a.c": b"1", "b.h": b"3"}, ["-O2"], "clang", "14"),
-        build.fingerprint({"a.c": b"12", "b.h": b""}, ["-O2"], "clang", "14"),
-        build.fingerprint(files, ["-O2", "-g"], "clang", "14"),
-        build.fingerprint(files, ["-O2"], "bcc", "14"),
-        build.fingerprint(files, ["-O2"], "clang", "15"),
-    ]
-    assert len({first, *others}) == 6
 
 
 @pytest.mark.parametrize(

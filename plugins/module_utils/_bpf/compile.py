@@ -4,8 +4,8 @@
 
 """From C to programs, by clang (an object file, which libbpf loads) or by BCC (loaded at once).
 
-Whether a source must be compiled again is told by ``fingerprint``, never by a program's tag: tags differ from compiler
-to compiler. BCC, where clang is missing, is one package, but its dialect has no load-time constants and no sections:
+Whether a source must be compiled again is told by its digest (sources.code_of), never by a program's tag: tags differ from
+compiler to compiler. BCC, where clang is missing, is one package, but its dialect has no load-time constants and no sections:
 constants become macros, and the caller says which type a program has.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import hashlib
 import inspect
 import json
 import os
@@ -140,42 +139,7 @@ def version(backend: str) -> str:
     return _run([clang, "--version"]).stdout.splitlines()[0] if clang else ""
 
 
-# --- Which sources ------------------------------------------------------------------------------------------------
-
-_INCLUDED = re.compile(rb'^\s*#\s*include\s*["<]([^">]+)[">]', re.MULTILINE)
-
-
-def source_files(source: PathLike, include_dirs: t.Sequence[PathLike] = ()) -> t.Dict[str, bytes]:
-    """A source and the headers it includes from its own and the given directories, by name; not those of the system."""
-    path = os.fspath(source)
-    found = {os.path.basename(path): _read(path)}
-    include = [os.fspath(directory) for directory in include_dirs]
-    waiting = [(os.path.dirname(path), content) for content in found.values()]
-    while waiting:
-        directory, content = waiting.pop()
-        for name in (os.fsdecode(match) for match in _INCLUDED.findall(content)):
-            for place in (directory, *include):
-                header = os.path.join(place, name)
-                if os.path.isfile(header):
-                    if name not in found:
-                        found[name] = _read(header)
-                        waiting.append((os.path.dirname(header), found[name]))
-                    break
-    return found
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
-
-
-def fingerprint(
-    files: t.Mapping[str, bytes], flags: t.Sequence[str], compiler: str, compiler_version: str
-) -> str:
-    """SHA-256, in hexadecimal, of all that a build depends on: sources, headers, flags, compiler and its version."""
-    contents = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    whole = json.dumps([contents, list(flags), compiler, compiler_version], sort_keys=True)
-    return hashlib.sha256(whole.encode()).hexdigest()
+# --- Flags --------------------------------------------------------------------------------------------------------
 
 
 def define_flags(defines: Defines) -> t.List[str]:

@@ -197,7 +197,7 @@ def _function(text: str, place: int) -> t.Optional[str]:
             continue
         if token[1].isidentifier():
             name = token[1]
-        elif token[1] != "*":
+        if name == "SEC" or not (token[1].isidentifier() or token[1] == "*"):
             return None
         token = _TOKEN.match(text, place)
     return None
@@ -282,13 +282,17 @@ def unpack(text: str) -> t.Dict[str, Source]:
             )
             for code, row in json.loads(data).items()
         }
-        broken = [code for code, source in found.items() if code_of(source) != code]
+        broken = [
+            code
+            for code, source in found.items()
+            if source.main not in source.files or code_of(source) != code
+        ]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, zlib.error) as problem:
         raise SourceError(f"the bundle of sources is damaged: {problem}") from problem
     for code, source in found.items():
         for name in source.files:
             _check_name(name)
-        if source.main not in source.files or code in broken:
+        if code in broken:
             raise SourceError(f"the bundle of sources is damaged: {source.main} is not what its digest says")
     return found
 

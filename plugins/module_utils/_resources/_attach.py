@@ -137,8 +137,8 @@ def value_of(kind: str, hook: str, item: t.Mapping[str, t.Any], path: str, owner
     if not item.get("program"):
         raise SpecError(
             f"{path}.object",
-            f"object {name} is neither declared nor loaded, so its program is not known; declare it under bpf_object, or "
-            f"name the program",
+            f"object {name} is not there, so its program is not known; declare it under bpf_object of the same topology, "
+            f"or load it first (which check mode does not do)",
         )
     value = VALUES[kind](
         name,

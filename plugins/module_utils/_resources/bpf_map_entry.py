@@ -39,6 +39,7 @@ ARGUMENT_SPEC: t.Dict[str, t.Any] = {
     "netns": {"type": "str"},
 }
 REQUIRED = ("object", "map", "key")
+ALONE = ("key", "value")  # what entries say for themselves; the rest may hold for all of them
 
 
 @dataclasses.dataclass(frozen=True)

@@ -196,7 +196,7 @@ def local_source(item: t.Mapping[str, t.Any], path: str) -> sources.Source:
     if not os.path.isabs(place):
         raise SpecError(f"{path}.{option}", f"{place!r} must be an absolute path with remote_src: true")
     try:
-        return sources.collect(place)
+        return sources.collect(place, option=option)
     except CnfError as problem:
         raise SpecError(f"{path}.{option}", str(problem)) from problem
 

@@ -31,6 +31,7 @@ ARGUMENT_SPEC: t.Dict[str, t.Any] = {
     "mechanism": {"type": "str", "choices": ["netkit", "auto"], "default": "netkit"},
 }
 REQUIRED = ("object", "link")
+ALONE = ("link",)  # what entries say for themselves; the rest may hold for all of them
 
 
 def complete(item: t.Mapping[str, t.Any], path: str, known: _attach.Known) -> t.Mapping[str, t.Any]:

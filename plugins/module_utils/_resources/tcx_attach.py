@@ -28,6 +28,7 @@ ARGUMENT_SPEC: t.Dict[str, t.Any] = {
     "mechanism": {"type": "str", "choices": ["auto", "tcx", "clsact"], "default": "auto"},
 }
 REQUIRED = ("object", "link")
+ALONE = ("link",)  # what entries say for themselves; the rest may hold for all of them
 
 
 def complete(item: t.Mapping[str, t.Any], path: str, known: _attach.Known) -> t.Mapping[str, t.Any]:
