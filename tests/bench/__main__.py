@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 import bench_bpf
+import bench_maglev
 import bench_play
 import bench_scale
 import bench_work
@@ -28,6 +29,7 @@ BENCHES: t.Dict[str, Bench] = {
     "crowd": bench_work.crowd,
     "import": bench_work.imports,
     "objects": bench_bpf.objects,
+    "maglev": bench_maglev.pool,
     "play": bench_play.play,
     "tasks": bench_play.tasks,
     "scale": bench_scale.scale,

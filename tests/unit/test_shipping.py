@@ -51,7 +51,7 @@ def test_a_program_of_the_collection_comes_with_its_headers():
 def test_a_source_of_ones_own_may_include_the_headers_of_the_collection(mine):
     mine.write_text('#include "compat.h"\n' + TEXT)
     (item,), found = ship({"name": "c", "source": str(mine)}, find=str)
-    (source,) = found.values()
+    source = found[item["code"]]
     assert sorted(source.files) == ["compat.h", "mine.bpf.c"]
     assert item["programs"] == {"a": "tc"}
 
