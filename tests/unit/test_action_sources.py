@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import types
+from pathlib import Path
 
 import pytest
 from ansible.errors import AnsibleActionFail
@@ -194,7 +195,7 @@ def test_digest_and_bundle_of_the_user_do_not_reach_the_module(act):
 
 NOT_FOUND = (
     "is neither in the files of the role or the playbook nor among the programs of the collection "
-    "(count.bpf.c, filter.bpf.c, mirror.bpf.c, xdp_redirect.bpf.c)"
+    f"({', '.join(sorted(path.name for path in Path(shipping.PROGRAMS).glob('*.bpf.c')))})"
 )
 
 
