@@ -182,14 +182,13 @@ def _task_request(section: str, params: Parameters, check: bool, store: Store) -
         "lock_timeout": params["lock_timeout"],
         "adopt": params["adopt"],
     }
-    items = [
-        (path, completed(section, item, path, _loaded_objects)) for path, item in _task_items(section, params)
-    ]
+    items = _task_items(section, params)
     if params["state"] == "absent":
         claims = store.claims(store.latest())
         keys = [key for path, item in items for key in SECTIONS[section].keys(item, path, claims)]
         return Request(**common, absent=tuple(dict.fromkeys(keys)))
-    desired = [found for path, item in items for found in SECTIONS[section].parse(item, path, TASKS)]
+    whole = [(path, completed(section, item, path, _loaded_objects)) for path, item in items]
+    desired = [found for path, item in whole for found in SECTIONS[section].parse(item, path, TASKS)]
     return Request(**common, desired=tuple(gather(desired)))
 
 

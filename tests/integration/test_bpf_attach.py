@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import typing as t
 
 import pytest
@@ -498,3 +499,53 @@ def test_the_target_of_a_mirror_goes_down_and_the_traffic_does_not_care(box: San
     assert (stream.received, stream.copies) == (stream.sent, 0)
     found = counters(box, "mirror")
     assert found[0] == found[1] + found[5] and found[1] > 0 and found[5] > 0  # seen = copied + failed
+
+
+def test_from_a_legacy_filter_to_tcx_and_back_nothing_passes_by(box: Sandbox) -> None:
+    """A program that drops everything: a gap would let packets through."""
+    document = {
+        **PAIR,
+        "bpf_object": [FIREWALL],
+        "tcx_attach": [{"object": "fw", "program": "drop_all", "link": "b0"}],
+    }
+    converged(box, document)
+    box.sh("ip neigh replace 10.0.0.2 dev b0 lladdr $(ip netns exec client cat /sys/class/net/a0/address)")
+    box.sh("ip netns exec client ip neigh replace 10.0.0.1 dev a0 lladdr $(cat /sys/class/net/b0/address)")
+    ping = ["ip", "netns", "exec", "client", "ping", "-i", "0.002", "-w", "4", "-q", "10.0.0.1"]
+    process = subprocess.Popen(box.command(*ping), stdout=subprocess.PIPE, text=True)
+    for mechanism in ("clsact", "tcx", "clsact", "tcx"):
+        document["tcx_attach"] = [
+            {"object": "fw", "program": "drop_all", "link": "b0", "mechanism": mechanism}
+        ]
+        converged(box, document)
+        kind = "clsact ingress" if mechanism == "clsact" else "ingress"
+        assert box.hooks()[f":b0 {kind}"] == ["edge/fw:drop_all"]
+        settled(box, document)
+    told, _nothing = process.communicate(timeout=20)
+    assert ", 0 received" in told
+    assert box.hooks() == {INGRESS: ["edge/fw:drop_all"]}
+    converged(box, PAIR)
+    assert box.hooks() == {}
+
+
+def test_one_xdp_program_on_two_devices_of_which_one_moves(box: Sandbox) -> None:
+    box.sh("ip link add p0 type veth peer name p1; ip link add q0 type veth peer name q1; ip netns add far")
+    two = {
+        "bpf_object": [COUNT],
+        "xdp_attach": [{"object": "count", "link": "p0"}, {"object": "count", "link": "q0"}],
+    }
+    converged(box, two)
+    box.sh("ip link set q0 netns far")
+    two["xdp_attach"] = [{"object": "count", "link": "p0"}, {"object": "count", "link": "q0", "netns": "far"}]
+    done = converged(box, two)
+    assert not any("create" in action for action in done["actions"])
+    expected = ["edge/count:count_xdp"]
+    assert box.hooks() == {":p0 xdp native": expected, "far:q0 xdp native": expected}
+    settled(box, two)
+
+
+def test_a_legacy_filter_is_found_although_its_pin_is_lost(box: Sandbox) -> None:
+    converged(box, with_count(tcx_attach=[attached(mechanism="clsact")]))
+    box.sh("rm -r /sys/fs/bpf/cnf")
+    removed(box)
+    assert box.hooks() == {}

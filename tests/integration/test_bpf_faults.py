@@ -379,3 +379,57 @@ def test_a_map_is_migrated_by_field_name_or_refused(box: Sandbox, tmp_path, comp
     document["bpf_map_entry"] = []
     converged(box, document)
     settled(box, document)
+
+
+KEYED = """#include "compat.h"
+struct key {{ {key} }};
+MAP_HASH(table, struct key, __u32, 16);
+SEC("tc") int look(struct __sk_buff *skb)
+{{
+    struct key key = {{}};
+
+    return bpf_map_lookup_elem(&table, &key) ? -1 : 0;
+}}
+LICENSE("GPL");
+"""
+
+
+def keyed(tmp_path: Path, key: str, **more: t.Any) -> t.Dict[str, t.Any]:
+    path = tmp_path / "look.bpf.c"
+    path.write_text(KEYED.format(key=key))
+    return {"name": "look", "source": str(path), **more}
+
+
+def test_keys_of_entries_change_together_with_their_map(box: Sandbox, tmp_path: Path) -> None:
+    def entry(**key: t.Any) -> t.Dict[str, t.Any]:
+        return {"object": "look", "map": "table", "key": key, "value": 1}
+
+    converged(box, {"bpf_object": [keyed(tmp_path, "__u32 a;")], "bpf_map_entry": [entry(a=7)]})
+    other = {
+        "bpf_object": [keyed(tmp_path, "__u32 b;", incompatible_maps="replace")],
+        "bpf_map_entry": [entry(b=9)],
+    }
+    assert box.topology(other, kill_after=0).get("killed")
+    converged(box, other)
+    settled(box, other)
+    # Spelled otherwise it is the same entry.
+    same = {**other, "bpf_map_entry": [entry(b="9")]}
+    assert converged(box, same)["actions"] == []
+    wrong = {**other, "bpf_map_entry": [entry(a=7)]}
+    assert "bpf_map_entry[0]: table key" in failed(box, wrong)
+    converged(box, {}, state="absent")
+
+
+def test_numbers_and_types_that_are_none(box: Sandbox) -> None:
+    padded = {
+        "bpf_object": [{"name": "fw", "source": "filter.bpf.c", "constants": {"default_verdict": "08"}}]
+    }
+    assert converged(box, padded, check=True)["after"]["bpf_object"][0]["constants"] == {"default_verdict": 8}
+    typed = {"bpf_object": [{"name": "fw", "source": "filter.bpf.c", "programs": {"filter": ["tc"]}}]}
+    assert "bpf_object[0].programs.filter: ['tc'] is not a type of program" in failed(box, typed)
+
+
+def test_builds_are_for_root_only(box: Sandbox) -> None:
+    converged(box, {"bpf_object": [COUNT]})
+    modes = box.sh("find /var/lib/cnf-ebpf/edge/objects -printf '%m %y\\n' | sort -u").splitlines()
+    assert modes == ["600 f", "700 d"]

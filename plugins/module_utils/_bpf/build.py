@@ -144,7 +144,8 @@ def _sources(target: str, wanted: mark.Mark, files: t.Optional[sources.Source]) 
         )
     shutil.rmtree(place + ".new", ignore_errors=True)  # of a run that was killed
     shutil.rmtree(place, ignore_errors=True)
-    os.makedirs(target, 0o700, exist_ok=True)
+    for directory in (os.path.dirname(target), target):  # a mode holds for the last directory only
+        os.makedirs(directory, 0o700, exist_ok=True)
     sources.write(files, place + ".new")
     os.rename(place + ".new", place)
     return path
@@ -154,6 +155,7 @@ def _compiled(target: str, main: str) -> str:
     path = os.path.join(target, "program.o")
     if not os.path.isfile(path):
         compilers.compile_clang(main, path, [os.path.dirname(main)])
+        os.chmod(path, 0o600)
     return path
 
 

@@ -80,7 +80,9 @@ def read(info: bpf.ProgInfo) -> t.Optional[Mark]:
     for number in reversed(info.map_ids):  # bound last
         try:
             fd = bpf.map_by_id(number)
-        except KernelError:
+        except KernelError as problem:
+            if problem.name != "ENOENT":
+                raise
             continue  # the program has just gone
         try:
             found = bpf.map_info(fd)

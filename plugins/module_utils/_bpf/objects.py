@@ -92,13 +92,29 @@ def take(topology: str, name: str) -> Loaded:
         for fd in taken.programs.values():
             info = bpf.prog_info(fd)
             found = mark.read(info)
-            missing = {entry[: bpf.NAME_BYTES - 1]: entry for entry in (found.pinned if found else ())}
+            missing = _by_kernel_name(topology, name, found.pinned if found else (), taken.maps)
             for number in info.map_ids:
                 _take_map(number, missing, taken.maps)
     except BaseException:
         taken.close()
         raise
     return taken
+
+
+def _by_kernel_name(
+    topology: str, name: str, pinned_names: t.Iterable[str], taken: t.Container[str]
+) -> t.Dict[str, str]:
+    """The maps without pin by the part of their names that the kernel keeps. PlanError when that does not tell them apart."""
+    found: t.Dict[str, str] = {}
+    for entry in pinned_names:
+        if entry not in taken:
+            other = found.setdefault(entry[: bpf.NAME_BYTES - 1], entry)
+            if other != entry:
+                raise PlanError(
+                    f"bpf_object {topology}/{name}: maps {other} and {entry} lost their pins, and the kernel keeps too little of "
+                    f"their names to tell them apart; remove the object and load it anew"
+                )
+    return found
 
 
 def _take_map(number: int, missing: t.Mapping[str, str], taken: t.Dict[str, int]) -> None:

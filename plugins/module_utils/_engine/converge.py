@@ -190,10 +190,12 @@ class _Run:
         if request.check:
             return outcome
         if not plan:
-            return dataclasses.replace(outcome, generation=self._commit_if_new(observed))
+            number = self._commit_if_new(observed)
+            self.host.finish()
+            return dataclasses.replace(outcome, generation=number)
         claims = self._claims_with(plan, observed)
         self.store.begin(claims, [str(operation) for operation in plan.operations])
-        self.confirm = lambda: self._commit(_still_there(claims, plan))
+        self.confirm = lambda: self._commit(_still_there(self.kinds, claims, plan))
         after, number = self._apply_and_verify(plan, self._wanted(), observed)
         extra = len(self.done) - len(plan.operations)
         if extra:
@@ -208,7 +210,7 @@ class _Run:
     def _wanted(self) -> t.Dict[Key, t.Optional[t.Any]]:
         """Declared keys with their values, and the claimed or named keys that may have to go."""
         wanted: t.Dict[Key, t.Optional[t.Any]] = {item.key: item.value for item in self.request.desired}
-        for key in self._leaving(self.claims):
+        for key in sorted(self._leaving(self.claims)):  # the same order in check mode and in the run
             wanted.setdefault(key, None)
         return {**wanted, **self.disturbed}
 
@@ -521,13 +523,23 @@ def _lent(found: t.Any, desired: t.Any) -> t.Any:
     return lent
 
 
-def _still_there(claims: t.Mapping[Key, Claim], plan: Plan) -> t.Dict[Key, Claim]:
-    """The claims without what lay in a namespace or on a link that the plan removed for good."""
+def _still_there(kinds: Kinds, claims: t.Mapping[Key, Claim], plan: Plan) -> t.Dict[Key, Claim]:
+    """The claims without what lay in a namespace, on a link or in an object that the plan removed for good."""
     removed: t.Dict[Key, bool] = {op.key: op.after is None for op in plan.operations}
     gone = {key for key, is_gone in removed.items() if is_gone}
     spaces = {key.id for key in gone if key.kind == "netns"}
     return {
         key: claim
         for key, claim in claims.items()
-        if claim.displaced_by or (key not in gone and (not key.netns or key.netns not in spaces))
+        if claim.displaced_by
+        or (
+            key not in gone
+            and (not key.netns or key.netns not in spaces)
+            and not gone.intersection(_stands_on(kinds, key))
+        )
     }
+
+
+def _stands_on(kinds: Kinds, key: Key) -> t.Tuple[Key, ...]:
+    stands_on = getattr(kinds.get(key.kind), "stands_on", None)
+    return stands_on(key) if stands_on else ()

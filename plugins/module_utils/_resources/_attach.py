@@ -11,6 +11,7 @@ mended and never made twice.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import typing as t
 
@@ -195,6 +196,13 @@ Known = t.Callable[
 
 def complete(kind: str, item: t.Mapping[str, t.Any], path: str, known: Known) -> t.Mapping[str, t.Any]:
     """The item with the program that goes without saying. ``known`` answers None for an object that it has never heard of."""
+    anchor = item.get("relative_to")
+    if anchor and anchor.get("object") and not anchor.get("program"):
+        other = known(anchor["object"])
+        if other is not None:  # so that one that is declared too is attached first
+            with contextlib.suppress(SpecError):
+                program = default_program(kind, *other, path, anchor["object"])
+                item = {**item, "relative_to": {**anchor, "program": program}}
     if item.get("program") or not item.get("object"):
         return item
     found = known(item["object"])

@@ -100,7 +100,10 @@ def _observe_hook(
     pin = next(iter(group.values()))[0].pin
     record = host.find_link(pin.netns, pin.link)
     found: t.Dict[Key, Value] = {}
-    for mechanism in _mechanisms(host, group, record):
+    mechanisms = _mechanisms(host, group, record)
+    for mechanism in dict.fromkeys((*mechanisms, CLSACT)):
+        if mechanism not in mechanisms and len(found) == len(group):
+            continue  # only pins that are lost would not tell of a legacy filter
         entries = _read(host, mechanism, pin, record)
         here = {key: find(entries, target) for key, (target, value) in group.items() if key not in found}
         coming = {
@@ -325,8 +328,9 @@ def _ensure(host: Host, value: Value) -> None:
         _attach.check_type(target, prog_fd, value.KIND)
         with hooks.entered(value.netns):
             found = list_of(host, mechanism, target.pin, record.ifindex)
+            others = _lists(host, value, record)  # pins tell, and those are about to change
             _ensure_in(host, found, target, value, prog_fd)
-            for other in _lists(host, value, record):
+            for other in others:
                 if type(other) is not type(found):
                     for entry in other.read():
                         if target.owns(entry.mark):
@@ -345,8 +349,7 @@ def _ensure_in(host: Host, found: hooks.List, target: hooks.Target, value: Value
     match = find(entries, target)
     pinned = target.paths()
     if match is None:
-        _attach.clean(target)
-        found.attach(target, prog_fd, where)
+        _attach_first(found, target, prog_fd, where)
         return
     for entry in match.extra:
         found.detach(entry)
@@ -361,6 +364,16 @@ def _ensure_in(host: Host, found: hooks.List, target: hooks.Target, value: Value
     else:
         found.adopt(target, match.entry, prog_fd)
     drop_other_pins(target, elsewhere=not pinned)
+
+
+def _attach_first(found: hooks.List, target: hooks.Target, prog_fd: int, where: hooks.Where) -> None:
+    """Attach, and only then detach what the pins held: dead links, or the same by another mechanism."""
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(objects.pinned(path)) for path in target.paths()]
+        found.attach(target, prog_fd, where)
+        for fd in held:
+            if objects.is_link(fd):
+                bpf.link_detach(fd)
 
 
 def _in_place(entries: t.Sequence[hooks.Entry], match: Found, target: hooks.Target, value: Value) -> bool:

@@ -69,6 +69,11 @@ class Value:
         return (self.key(),)
 
 
+def stands_on(key: Key) -> t.Tuple[Key, ...]:
+    """The object that the entry goes with, also when the entry is not looked at."""
+    return (Key(bpf_object.NAME, "", key.id.partition(":")[0]),)
+
+
 def _links(given: t.Any) -> t.Iterator[str]:
     """The names of devices in a key or value."""
     if isinstance(given, str) and given.startswith(LINK):
@@ -177,7 +182,10 @@ def observe(
         with _opened(*place) as opened:
             if opened is None:
                 continue
+            kept = {_raw_key(host, opened, key) for key in asked if wanted[key] is not None}
             for key in asked:
+                if wanted[key] is None and _raw_key(host, opened, key) in kept:
+                    continue  # the same entry, now spelled otherwise
                 value = _observe_one(host, opened, place, key, wanted[key], key in claimed)
                 if value is not None:
                     found[key] = value
@@ -195,21 +203,27 @@ def _observe_one(
     owner, name, map_name = place
     map_key = key.id.partition(" ")[2]
     index_of = _finder(host, key.netns)
-    try:
-        raw_key = opened.types.read_key(resolved(json.loads(map_key), index_of))
-    except _Missing:
-        return None  # a device is not there (yet)
-    data = opened.get(raw_key)
+    raw_key = _raw_key(host, opened, key)
+    data = opened.get(raw_key) if raw_key is not None else None
     if data is None:
         return None
     value = opened.types.show_value(data)
     if wanted is not None:
-        with contextlib.suppress(_Missing):
+        with contextlib.suppress(_Missing, btf.BtfError):  # its fields may come with a changed object
             if _merged(opened, data, resolved(wanted.value, index_of)) == data:
                 value = wanted.value
     if opened.info.type in ALWAYS_THERE and not any(data) and not (wanted and value == wanted.value):
         return None
     return Value(name, map_name, map_key, key.netns, value, owner)
+
+
+def _raw_key(host: Host, opened: _Map, key: Key) -> t.Optional[bytes]:
+    """The bytes of a key; None when a device is not there, or the map has other fields than the key (any more, or yet)."""
+    try:
+        given = resolved(json.loads(key.id.partition(" ")[2]), _finder(host, key.netns))
+        return opened.types.read_key(given)
+    except (_Missing, btf.BtfError):
+        return None
 
 
 def _merged(opened: _Map, data: bytes, given: t.Any) -> bytes:
@@ -240,12 +254,16 @@ def _finder(host: Host, netns: str) -> t.Callable[[str], int]:
 
 
 def settled(host: Host, value: Value, observed: t.Optional[Value]) -> Value:
-    """Refuse what does not fit the map while nothing has been changed yet."""
+    """Refuse what does not fit the map while nothing has been changed yet; a map that is about to change is not asked."""
+    if bpf_object.is_changing(host, str(value.owner), value.object):
+        return value
     with _opened(str(value.owner), value.object, value.map) as opened:
         if opened is not None:
             with contextlib.suppress(_Missing):
                 opened.types.read_key(resolved(json.loads(value.map_key), _finder(host, value.netns)))
                 opened.types.read_value(resolved(value.value, _finder(host, value.netns)))
+        elif bpf_object.installed(host, str(value.owner), value.object) is not None:
+            raise PlanError(_no_map(value))
     return value
 
 
@@ -281,7 +299,19 @@ def apply(host: Host, operation: Operation) -> None:
             data = opened.get(key)
             given = resolved(after.value, index_of)
             new = _merged(opened, data, given) if data is not None else opened.types.read_value(given)
-            bpf.map_update(opened.fd, key, new)
+            _update(opened, value, key, new)
+
+
+def _update(opened: _Map, value: Value, key: bytes, new: bytes) -> None:
+    try:
+        bpf.map_update(opened.fd, key, new)
+    except KernelError as problem:
+        if problem.name != "E2BIG":
+            raise
+        raise PlanError(
+            f"map {value.map} of object {value.owner}/{value.object} has room for {opened.info.max_entries} entries, or indexes "
+            f"below that; give it more under maps of the object"
+        ) from problem
 
 
 def _delete(opened: _Map, key: bytes) -> None:

@@ -156,7 +156,7 @@ def _constants(given: t.Optional[t.Mapping[str, t.Any]], path: str) -> t.Dict[st
 def _plain(value: t.Any) -> t.Any:
     """Numbers as numbers: templates make text of them."""
     if isinstance(value, str) and not IDENTIFIER.match(value):
-        return int(value, 0)
+        return int(value, 16 if value.startswith("0x") else 10)
     return value
 
 
@@ -175,7 +175,7 @@ def _sizes(given: t.Optional[t.Mapping[str, t.Any]], path: str) -> t.Dict[str, i
 def _programs(given: t.Mapping[str, t.Any], path: str) -> t.Dict[str, str]:
     for name, kind in given.items():
         program_name(name, f"{path}.{name}")
-        if kind not in build.TYPES:
+        if not isinstance(kind, str) or kind not in build.TYPES:
             raise SpecError(f"{path}.{name}", f"{kind!r} is not a type of program; give tc or xdp")
     return {name: str(kind) for name, kind in sorted(given.items())}
 
@@ -236,6 +236,9 @@ def observe(
         bpffs.mounts()
     if topology != _fields.TASKS:
         names.update(dict.fromkeys((topology, name) for name in pins.objects(topology)))
+    if os.path.isdir(builds_directory(host)) and not pins.objects(topology):
+        # A run that was killed after it had removed the last object left its builds behind.
+        host.at_end(lambda: _prune(host, topology))
     found = {}
     for owner, name in names:
         state = installed(host, owner, name)
@@ -288,6 +291,18 @@ def _is_whole(state: objects.Installed, told: mark.Mark) -> bool:
 
 def settled(host: Host, value: Value, observed: t.Optional[Value]) -> Value:
     """The value with the compiler that will build it, or has built it."""
+    found = _with_compiler(host, value, observed)
+    if observed is None or merged(observed, found) is not observed:
+        host.cached(("changing", found.key()), lambda: True)
+    return found
+
+
+def is_changing(host: Host, topology: str, name: str) -> bool:
+    """Whether this run is about to load the object anew: its maps may be others then."""
+    return bool(host.cached(("changing", key_of(topology, name)), lambda: False))
+
+
+def _with_compiler(host: Host, value: Value, observed: t.Optional[Value]) -> Value:
     if value.compiler == build.PREBUILT:
         return value
     told = _mark_of(host, value)
@@ -337,6 +352,7 @@ def apply(host: Host, operation: Operation) -> None:
     if before is not None or os.path.isdir(pins.object_directory(owner, value.name)):
         _keep(host, owner, value.name)
     if after is None:
+        host.at_end(lambda: _forget_log(host, owner, value.name))
         objects.remove(owner, value.name)
         if host.kept.pop("bpffs", None) is not None:
             bpffs.unmount()
@@ -475,8 +491,13 @@ def _remove_log(path: str) -> None:
             return
 
 
+def _forget_log(host: Host, owner: str, name: str) -> None:
+    if name not in pins.objects(owner):
+        _remove_log(log_path(host, owner, name))
+
+
 def _prune(host: Host, owner: str) -> None:
-    """Forget builds that nothing uses; with the last object of a topology all of them, and logs of objects that are gone."""
+    """Forget builds that nothing uses; with the last object of a topology all of them."""
     names = pins.objects(owner)
     used: t.Set[str] = set()
     for name in names:

@@ -80,9 +80,9 @@ def observe(
         record = host.find_link(target.pin.netns, target.pin.link)
         rows = _attached(record) if record is not None else []
         ours = [(mode, prog_id) for mode, prog_id, told in rows if target.owns(told)]
-        if ours:
-            found[key] = _value(host, target, value, *ours[0])
-            if value is not None and record is not None:
+        if ours and record is not None:
+            found[key] = _value(host, target, value, record.ifindex, *ours[0])
+            if value is not None:
                 taken.add((record.ifindex, ours[0][1]))
         elif value is None and target.paths() and not taken & {_held(path) for path in target.paths()}:
             found[key] = _attach.plain_value(NAME, target, None, health=_attach.GONE)
@@ -91,12 +91,17 @@ def observe(
 
 
 def _value(
-    host: Host, target: hooks.Target, wanted: t.Optional[Attachment], mode: str, prog_id: int
+    host: Host,
+    target: hooks.Target,
+    wanted: t.Optional[Attachment],
+    ifindex: int,
+    mode: str,
+    prog_id: int,
 ) -> Attachment:
     health = _attach.OK
     if any(path.endswith(bpffs.REPLACEMENT) for path in target.paths()):
         health = "half replaced"
-    elif _held(target.path)[1] != prog_id:
+    elif _held(target.path) != (ifindex, prog_id):
         health = "not pinned"
     elif prog_id != _attach.pinned_program(host, target):
         health = "runs another build"
@@ -145,7 +150,7 @@ def _check_foreign(
         )
     info = hooks.program(prog_id)
     name = f"{info.name} (id {prog_id}, {mode})" if info else f"id {prog_id}"
-    link = _link_of(prog_id)
+    link = _link_of(prog_id, host.link_now(value.netns, value.link).ifindex)
     if link:
         raise PlanError(
             f"{value.key()}: {value.link} has an XDP program already, {name}, held by link {link} of others; "
@@ -158,8 +163,8 @@ def _check_foreign(
         )
 
 
-def _link_of(prog_id: int) -> int:
-    """The id of the XDP link that holds a program, 0 when none does."""
+def _link_of(prog_id: int, ifindex: int) -> int:
+    """The id of the XDP link that holds a program at a device, 0 when none does."""
     for number in bpf.link_ids():
         with contextlib.suppress(KernelError):
             fd = bpf.link_by_id(number)
@@ -167,7 +172,7 @@ def _link_of(prog_id: int) -> int:
                 info = bpf.link_info(fd)
             finally:
                 os.close(fd)
-            if info.type == bpf.LinkType.XDP and info.prog_id == prog_id:
+            if (info.type, info.prog_id, info.ifindex) == (bpf.LinkType.XDP, prog_id, ifindex):
                 return number
     return 0
 
@@ -199,7 +204,7 @@ def apply(host: Host, operation: Operation) -> None:
             _attach.clean(target)
             _create(host, target, after, record, prog_fd)
         else:
-            _mend(target, ours[0][1], prog_fd)
+            _mend(target, ours[0][1], record.ifindex, prog_fd)
     finally:
         os.close(prog_fd)
 
@@ -250,9 +255,10 @@ def _take_away(host: Host, value: Attachment, record: rtnl.LinkRecord, mode: str
         tc.set_xdp(host.socket(value.netns), record.ifindex, tc.NOTHING, mode, expected)
 
 
-def _mend(target: hooks.Target, prog_id: int, prog_fd: int) -> None:
+def _mend(target: hooks.Target, prog_id: int, ifindex: int, prog_fd: int) -> None:
     """The right build under the right name of the pin, for a link that is there."""
-    number = _link_of(prog_id)
+    pinned = _held(target.path) == (ifindex, prog_id)
+    number = hooks.pinned_link(target.path) if pinned else _link_of(prog_id, ifindex)
     if not number:
         raise PlanError(
             f"{target}: is attached without a link; detach it (ip link set {target.pin.link} xdp off)"
@@ -263,7 +269,7 @@ def _mend(target: hooks.Target, prog_id: int, prog_fd: int) -> None:
         hooks.pin_link(target, link)
     finally:
         os.close(link)
-    _ordered.drop_other_pins(target, elsewhere=True)
+    _ordered.drop_other_pins(target, elsewhere=not pinned)
 
 
 def _remove(host: Host, value: Attachment) -> None:
