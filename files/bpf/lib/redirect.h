@@ -30,6 +30,28 @@ static __always_inline int has_link_header(struct __sk_buff *skb)
 	return mac[0] != network[0] || mac[1] != network[1];
 }
 
+/* As has_link_header(), without a helper for nearly all packets that have one: `word` is known to stand at `offset` of the
+ * network header.
+ */
+static __always_inline int has_link_header_before(struct __sk_buff *skb, __u32 offset, __be32 word)
+{
+	char *data = (char *)(long)skb->data;
+	char *data_end = (char *)(long)skb->data_end;
+
+	if (data + offset + sizeof(word) <= data_end && *(__be32 *)(data + offset) != word)
+		return 1;
+	return has_link_header(skb);
+}
+
+/* For a packet with Ethernet header: is it for a group of stations? */
+static __always_inline int is_group_frame(struct __sk_buff *skb)
+{
+	char *data = (char *)(long)skb->data;
+	char *data_end = (char *)(long)skb->data_end;
+
+	return data + 1 <= data_end && (*data & 1);
+}
+
 /* Put an Ethernet header of zero addresses in front of a packet that has none. A device with Ethernet drops
  * a packet without (__bpf_redirect_common: -ERANGE), and bpf_redirect_neigh() drops it everywhere. Only where the packet
  * is then redirected, or goes up the stack (tcx ingress pulls it off by skb->mac_len): on the egress of a headerless device
@@ -41,6 +63,24 @@ static __always_inline int push_link_header(struct __sk_buff *skb)
 	int result = bpf_skb_change_head(skb, ETH_HLEN, 0);
 
 	return result ? result : bpf_skb_store_bytes(skb, 2 * ETH_ALEN, &ethertype, sizeof(ethertype), 0);
+}
+
+/* Take one off the TTL or hop limit of the packet, whose network header is `offset` bytes from its start; checksums stay right.
+ * `ttl` is what it is now. Returns 0 or a negative errno. Packet pointers taken before are invalid after.
+ */
+static __always_inline int decrement_ttl_ipv4(struct __sk_buff *skb, __u32 offset, __u8 ttl, __u8 protocol)
+{
+	__be16 old = bpf_htons(ttl << 8 | protocol), new = bpf_htons((ttl - 1) << 8 | protocol);
+	int result = bpf_l3_csum_replace(skb, offset + 10, old, new, sizeof(new));
+
+	return result ? result : bpf_skb_store_bytes(skb, offset + 8, &new, sizeof(new), 0);
+}
+
+/* No checksum covers it but that of a driver over the whole packet (CHECKSUM_COMPLETE). */
+static __always_inline int decrement_hop_limit(struct __sk_buff *skb, __u32 offset, __u8 limit)
+{
+	limit--;
+	return bpf_skb_store_bytes(skb, offset + 7, &limit, sizeof(limit), BPF_F_RECOMPUTE_CSUM);
 }
 
 /* Send a copy out of a device; the packet itself stays. Returns 0, a negative errno (no such device, no memory, recursion) or
