@@ -611,7 +611,7 @@ def flows(count: int, seed: int = 7) -> t.List[t.Tuple[str, str, int, int]]:
             chance.randrange(1024, 65536),
             chance.choice((53, 80, 443)),
         )
-        for _ in range(count)
+        for _round in range(count)
     ]
 
 
@@ -655,7 +655,7 @@ def test_flows_stay_and_packets_of_a_random_pool_do_not(compiler: str) -> None:
     for flow in flows(200):
         assert agree(router, policy, flow_frame(flow)) == agree(router, policy, flow_frame(flow, ttl=9))
     router.put_pool(1, Pool(tuple(SPREAD), m.RANDOM))
-    found = {router.explain(flow_frame(flows(1)[0])) for _ in range(200)}
+    found = {router.explain(flow_frame(flows(1)[0])) for _round in range(200)}
     assert {decision.nexthop for decision in found} == {1, 2, 3, 4}
     assert {decision.flags for decision in found} == {m.RANDOM_CHOICE}
 
@@ -823,13 +823,13 @@ def test_unresolved_neighbour_gets_a_grace_and_then_probes(compiler: str, versio
     good = good._replace(address=policy.nexthops[1].address)
     gone = Decision("FALLBACK", -1, "DEAD", "DEFAULT", 1, m.NEXT_HOPS)
     patient = load(compiler, policy, grace_ns=hour, probe_ns=hour)
-    assert [patient.check(frame) for _ in range(5)] == [good] * 5
+    assert [patient.check(frame) for _round in range(5)] == [good] * 5
     impatient = load(compiler, policy, grace_ns=0, probe_ns=hour)
-    assert [impatient.check(frame) for _ in range(5)] == [good, gone, gone, gone, gone]
+    assert [impatient.check(frame) for _round in range(5)] == [good, gone, gone, gone, gone]
     probing = load(compiler, policy, grace_ns=0, probe_ns=0)
-    assert [probing.check(frame) for _ in range(3)] == [good, *[good._replace(flags=m.PROBE)] * 2]
+    assert [probing.check(frame) for _round in range(3)] == [good, *[good._replace(flags=m.PROBE)] * 2]
     p.ip(f"neighbor replace {policy.nexthops[1].address} lladdr {NEIGHBOR.hex(':')} dev first nud reachable")
-    assert [impatient.check(frame) for _ in range(3)] == [good] * 3
+    assert [impatient.check(frame) for _round in range(3)] == [good] * 3
     p.ip(f"neighbor del {policy.nexthops[1].address} dev first")
     assert p.eventually(lambda: impatient.check(frame), gone) == gone
 
@@ -876,7 +876,7 @@ def test_without_forwarding_the_fib_says_nothing(compiler: str) -> None:
     )
     router = load(compiler, policy, grace_ns=0, probe_ns=3_600_000_000_000)
     Path(FORWARDING.format("ipv4", "first")).write_text("0")
-    assert [router.check(frame_of(V4)).outcome for _ in range(3)] == ["REDIRECT"] * 3
+    assert [router.check(frame_of(V4)).outcome for _round in range(3)] == ["REDIRECT"] * 3
 
 
 @BOTH
@@ -968,7 +968,7 @@ def some_policy(chance: random.Random, devices: t.Tuple[int, int, int], **fields
     hops[7] = hop6(gone, 13)
 
     def hop_list(least: int, most: int) -> t.Tuple[int, ...]:
-        return tuple(chance.choice((*range(9), 63, 64)) for _ in range(chance.randint(least, most)))
+        return tuple(chance.choice((*range(9), 63, 64)) for _round in range(chance.randint(least, most)))
 
     def choice() -> Choice:
         return Choice(chance.randrange(14), chance.randrange(10))
@@ -989,14 +989,14 @@ def some_policy(chance: random.Random, devices: t.Tuple[int, int, int], **fields
         for index in range(1, 4)
     }
     return Policy(
-        sources={some_prefix(chance): choice() for _ in range(chance.randrange(12))},
-        destinations={some_prefix(chance): choice() for _ in range(chance.randrange(12))},
+        sources={some_prefix(chance): choice() for _round in range(chance.randrange(12))},
+        destinations={some_prefix(chance): choice() for _round in range(chance.randrange(12))},
         ports={
             (chance.choice(PROTOCOLS), chance.choice((0, 0, *SOME_PORTS))): chance.randrange(1, 5)
-            for _ in range(chance.randrange(6))
+            for _round in range(chance.randrange(6))
         },
         conditions={
-            (chance.randrange(1, 5), some_prefix(chance)): choice() for _ in range(chance.randrange(12))
+            (chance.randrange(1, 5), some_prefix(chance)): choice() for _round in range(chance.randrange(12))
         },
         defaults={version: choice() for version in (4, 6) if chance.random() < 0.5},
         actions=actions,
@@ -1033,7 +1033,7 @@ def some_packet(chance: random.Random) -> bytes:
             "destination": chance.choice((*HOSTS6, "fe80::5", "ff02::5")),
         }
         kinds = [p.hop_by_hop(), p.destination_options(1), p.routing(), p.authentication()]
-        extensions = [chance.choice(kinds) for _ in range(chance.choice((0, 0, 1, 2, 9)))]
+        extensions = [chance.choice(kinds) for _round in range(chance.choice((0, 0, 1, 2, 9)))]
         if cut < 0.3:
             extensions.insert(0, p.fragment(chance.choice((0, 1)), chance.random() < 0.5))
         network = p.ipv6(segment, *extensions, hop_limit=ttl, **ends)
@@ -1258,4 +1258,4 @@ def test_first_packet_to_an_unresolved_neighbour_on_the_link_arrives(compiler: s
             with p.attached(router.programs["policy_router"], "wrong", "egress"):
                 for number in range(5):
                     client.sendto(b"%d" % number, ("10.11.0.2", 53))
-                assert [server.recv(10) for _ in range(5)] == [b"%d" % number for number in range(5)]
+                assert [server.recv(10) for _round in range(5)] == [b"%d" % number for number in range(5)]

@@ -146,8 +146,8 @@ class Kind(t.Protocol):
     # Kinds may also have: merged(observed, desired) where the general merge does not fit, broken(value) for damage that is
     # rebuilt without being asked, lacking(host, value) for what the kernel lacks to make a value,
     # advice(host, operations) for traps to be told, settled(host, desired, observed) for what only the host can fill in,
-    # exists(host, key) where others may need it undeclared, stands_on(key) for what a claim goes with, LINGERS for what does not vanish with what it stands on, ENUMERATED
-    # when observe() finds all that a topology has.
+    # exists(host, key) where others may need it undeclared, stands_on(key) for what a claim goes with, LINGERS for what does
+    # not vanish with what it stands on, ENUMERATED when observe() finds all that a topology has.
     # A value may have follows(): keys that, when they are declared too, come first without being needed.
 
     def side_effects(
