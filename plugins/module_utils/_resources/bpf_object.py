@@ -352,7 +352,8 @@ def apply(host: Host, operation: Operation) -> None:
     if before is not None or os.path.isdir(pins.object_directory(owner, value.name)):
         _keep(host, owner, value.name)
     if after is None:
-        host.at_end(lambda: _forget_log(host, owner, value.name))
+        if before.id is not None:  # not when undo removes what could not be made: the log says why
+            host.at_end(lambda: _forget_log(host, owner, value.name))
         objects.remove(owner, value.name)
         if host.kept.pop("bpffs", None) is not None:
             bpffs.unmount()
