@@ -19,7 +19,7 @@ enum counter_index {
 	COUNT_TOTAL,
 	COUNT_IPV4,
 	COUNT_IPV6,
-	COUNT_OTHER,	/* ARP, LLDP, ... and what is cut off within its VLAN tags or has too many of them */
+	COUNT_OTHER, /* ARP, LLDP, ... and what is cut off within its VLAN tags or has too many of them */
 };
 COUNTER_NAMES(enum counter_index);
 

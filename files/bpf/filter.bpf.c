@@ -55,34 +55,34 @@
 #endif
 
 struct prefix4 {
-	__u32 prefixlen;	/* 0 to 32, host byte order */
+	__u32 prefixlen; /* 0 to 32, host byte order */
 	__be32 address;
 };
 
 struct prefix6 {
-	__u32 prefixlen;	/* 0 to 128, host byte order */
+	__u32 prefixlen; /* 0 to 128, host byte order */
 	__u8 address[16];
 };
 
 struct rule_key {
-	__u32 source;	/* group of sources4 or sources6, 0: any */
-	__u32 destination;	/* group of destinations4 or destinations6, 0: any */
-	__be16 port;	/* destination port, 0: any; needs a protocol */
-	__u8 protocol;	/* IP protocol number, 0: any */
-	__u8 pad;	/* 0 */
+	__u32 source;      /* group of sources4 or sources6, 0: any */
+	__u32 destination; /* group of destinations4 or destinations6, 0: any */
+	__be16 port;       /* destination port, 0: any; needs a protocol */
+	__u8 protocol;     /* IP protocol number, 0: any */
+	__u8 pad;          /* 0 */
 };
 
 enum counter_index {
-	FILTER_RULE_NEXT,	/* a rule said so */
+	FILTER_RULE_NEXT, /* a rule said so */
 	FILTER_RULE_PASS,
 	FILTER_RULE_DROP,
-	FILTER_DEFAULT,	/* no rule: default_verdict */
-	FILTER_FRAGMENT,	/* no rule without port for a later fragment: fragment_verdict */
-	FILTER_OTHER,	/* neither IPv4 nor IPv6: other_verdict */
-	FILTER_TRUNCATED,	/* malformed_verdict: ends within a header */
-	FILTER_BAD_HEADER,	/* malformed_verdict: wrong version or lengths */
-	FILTER_TOO_DEEP,	/* malformed_verdict: too many VLAN tags or extension headers */
-	FILTER_DROP_ALL,	/* met drop_all */
+	FILTER_DEFAULT,    /* no rule: default_verdict */
+	FILTER_FRAGMENT,   /* no rule without port for a later fragment: fragment_verdict */
+	FILTER_OTHER,      /* neither IPv4 nor IPv6: other_verdict */
+	FILTER_TRUNCATED,  /* malformed_verdict: ends within a header */
+	FILTER_BAD_HEADER, /* malformed_verdict: wrong version or lengths */
+	FILTER_TOO_DEEP,   /* malformed_verdict: too many VLAN tags or extension headers */
+	FILTER_DROP_ALL,   /* met drop_all */
 };
 COUNTER_NAMES(enum counter_index);
 
@@ -116,13 +116,19 @@ static __always_inline enum verdict *find_rule(struct rule_key *key) { return ru
 static __always_inline struct counter *find_counter(__u32 index) { return bpf_map_lookup_elem(&counters, &index); }
 static __always_inline __u32 *find_source4(struct prefix4 *key) { return bpf_map_lookup_elem(&sources4, key); }
 static __always_inline __u32 *find_source6(struct prefix6 *key) { return bpf_map_lookup_elem(&sources6, key); }
-static __always_inline __u32 *find_destination4(struct prefix4 *key) { return bpf_map_lookup_elem(&destinations4, key); }
-static __always_inline __u32 *find_destination6(struct prefix6 *key) { return bpf_map_lookup_elem(&destinations6, key); }
+static __always_inline __u32 *find_destination4(struct prefix4 *key)
+{
+	return bpf_map_lookup_elem(&destinations4, key);
+}
+static __always_inline __u32 *find_destination6(struct prefix6 *key)
+{
+	return bpf_map_lookup_elem(&destinations6, key);
+}
 static __always_inline enum verdict *find_rule(struct rule_key *key) { return bpf_map_lookup_elem(&rules, key); }
 #endif
 
 struct decision {
-	int verdict;	/* enum verdict, unchecked */
+	int verdict; /* enum verdict, unchecked */
 	__u32 counter;
 };
 

@@ -38,15 +38,15 @@
 #include "verdicts.h"
 
 enum counter_index {
-	MIRROR_SEEN,	/* every packet; the next five add up to it */
+	MIRROR_SEEN, /* every packet; the next five add up to it */
 	MIRROR_COPIED,
-	MIRROR_SAMPLED_OUT,	/* not its turn */
-	MIRROR_NO_TARGET,	/* `target` is 0 */
-	MIRROR_LOOP,	/* the target is the device itself */
-	MIRROR_FAILED,	/* the target is gone, down, full or of another kind, or mirror_snap dropped the copy */
-	MIRROR_SNAPPED,	/* mirror_snap: cut */
-	MIRROR_SNAP_SHORT,	/* mirror_snap: no longer than snap_bytes */
-	MIRROR_SNAP_FAILED,	/* mirror_snap: dropped, for it cannot be cut that short */
+	MIRROR_SAMPLED_OUT, /* not its turn */
+	MIRROR_NO_TARGET,   /* `target` is 0 */
+	MIRROR_LOOP,        /* the target is the device itself */
+	MIRROR_FAILED,      /* the target is gone, down, full or of another kind, or mirror_snap dropped the copy */
+	MIRROR_SNAPPED,     /* mirror_snap: cut */
+	MIRROR_SNAP_SHORT,  /* mirror_snap: no longer than snap_bytes */
+	MIRROR_SNAP_FAILED, /* mirror_snap: dropped, for it cannot be cut that short */
 };
 COUNTER_NAMES(enum counter_index);
 
@@ -108,16 +108,10 @@ static __always_inline int mirror_packet(struct __sk_buff *skb, int add_link_hea
 }
 
 SEC("tc")
-int mirror(struct __sk_buff *skb)
-{
-	return mirror_packet(skb, 0);
-}
+int mirror(struct __sk_buff *skb) { return mirror_packet(skb, 0); }
 
 SEC("tc")
-int mirror_l3(struct __sk_buff *skb)
-{
-	return mirror_packet(skb, 1);
-}
+int mirror_l3(struct __sk_buff *skb) { return mirror_packet(skb, 1); }
 
 SEC("tc")
 int mirror_snap(struct __sk_buff *skb)

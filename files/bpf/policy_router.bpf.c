@@ -17,9 +17,9 @@
  * before the prefixes; give every /32 and /128 to the hash alone. The conditional member finds a class by protocol and
  * destination port, then by protocol alone, and within each the longest source prefix. A match names an action (lib/policy.h).
  * Of an action's next hops the first usable is taken. A pool's slot is found by a hash of the flow (lib/flow.h); if that
- * member is dead, the slots behind it are tried. An IPv4 packet may take an IPv6 next hop, not the reverse. Whether next hops
- * are alive (lib/liveness.h) is asked where the action says so. Without a usable one the packet is left to the
- * kernel (fallback), or dropped if the action is strict.
+ * member is dead, up to seven others are tried, an eighth of the table apart. An IPv4 packet may take an IPv6 next hop, not
+ * the reverse. Whether next hops are alive (lib/liveness.h) is asked where the action says so. Without a usable one the packet
+ * is left to the kernel (fallback), or dropped if the action is strict.
  *
  * Never routed: neither IPv4 nor IPv6; VLAN tags, in band or not (they belong to the VLAN's own device); frames for
  * another station, as a sniffer makes a device receive; multicast, broadcast, loopback and link-local destinations; neighbor
@@ -35,6 +35,7 @@
  * sources6              struct prefix6            struct choice
  * destinations6_exact   address, 16 bytes         struct choice
  * destinations6         struct prefix6            struct choice
+ * protocols             __u32 IP protocol         struct protocol_class
  * ports                 struct port_key           __u32 class
  * conditions4           struct condition4         struct choice
  * conditions6           struct condition6         struct choice
@@ -45,6 +46,10 @@
  * pools                 __u32                     struct pool
  * members               __u32                     __u32 index in nexthops
  * entry_counters        __u32, 0 is none          struct entry_counter, per CPU
+ * notes                 struct match              struct note                   these four are user space's own
+ * pool_names            struct pool_name          __u32 index in pools
+ * pool_members          struct pool_member        __u32 weight, 0: drained
+ * settings              __u32 0                   struct settings
  *
  * Constants
  * first, second, third, fourth  enum chain_member                          conditional, source, destination, default
@@ -123,6 +128,15 @@
 #ifndef ENTRY_COUNTERS_ENTRIES
 #define ENTRY_COUNTERS_ENTRIES 16384
 #endif
+#ifndef NOTES_ENTRIES
+#define NOTES_ENTRIES 131072
+#endif
+#ifndef POOL_NAMES_ENTRIES
+#define POOL_NAMES_ENTRIES POOLS_ENTRIES
+#endif
+#ifndef POOL_MEMBERS_ENTRIES
+#define POOL_MEMBERS_ENTRIES 16384
+#endif
 
 /* Slots of a pool's table that are looked at, for a member that is alive. */
 #ifndef POOL_PROBES
@@ -131,7 +145,7 @@
 
 /* POLICY_TOTAL is the sum of the outcomes. */
 enum counter_index {
-	POLICY_TOTAL,	/* every packet */
+	POLICY_TOTAL, /* every packet */
 	/* Where a match was found. */
 	POLICY_CONDITIONAL,
 	POLICY_SOURCE,
@@ -142,29 +156,29 @@ enum counter_index {
 	POLICY_PASS,
 	POLICY_DROP,
 	POLICY_EXEMPT,
-	POLICY_FALLBACK,	/* no usable next hop: left to the kernel */
-	POLICY_STRICT_DROP,	/* no usable next hop: dropped */
-	POLICY_TTL,	/* would reach 0: left to the kernel, which tells the sender */
-	POLICY_FAILED,	/* dropped: no memory to change it */
+	POLICY_FALLBACK,    /* no usable next hop: left to the kernel */
+	POLICY_STRICT_DROP, /* no usable next hop: dropped */
+	POLICY_TTL,         /* would reach 0: left to the kernel, which tells the sender */
+	POLICY_FAILED,      /* dropped: no memory to change it */
 	/* Outcomes without a match; all but malformed packets (malformed_verdict) are left to the kernel. */
 	POLICY_NO_MATCH,
-	POLICY_OTHER,	/* neither IPv4 nor IPv6 */
-	POLICY_VLAN,	/* tagged */
-	POLICY_OTHER_HOST,	/* a frame for another station */
-	POLICY_GROUP,	/* multicast or broadcast, of the frame or the packet */
-	POLICY_LOCAL,	/* destination is link-local or loopback */
-	POLICY_NEIGHBOR,	/* neighbor discovery */
-	POLICY_TRUNCATED,	/* malformed: ends within a header */
-	POLICY_BAD_HEADER,	/* malformed: wrong version or lengths */
-	POLICY_TOO_DEEP,	/* malformed: too many extension headers */
+	POLICY_OTHER,      /* neither IPv4 nor IPv6 */
+	POLICY_VLAN,       /* tagged */
+	POLICY_OTHER_HOST, /* a frame for another station */
+	POLICY_GROUP,      /* multicast or broadcast, of the frame or the packet */
+	POLICY_LOCAL,      /* destination is link-local or loopback */
+	POLICY_NEIGHBOR,   /* neighbor discovery */
+	POLICY_TRUNCATED,  /* malformed: ends within a header */
+	POLICY_BAD_HEADER, /* malformed: wrong version or lengths */
+	POLICY_TOO_DEEP,   /* malformed: too many extension headers */
 	/* Causes of POLICY_FALLBACK and POLICY_STRICT_DROP, of which they are the sum: why the last next hop was unusable. */
 	POLICY_DEAD,
-	POLICY_FAMILY,	/* an IPv4 next hop for an IPv6 packet */
-	POLICY_BAD_ACTION,	/* the entry names an action or a next hop that does not exist */
-	POLICY_BAD_POOL,	/* the action names a pool that does not exist or is empty */
+	POLICY_FAMILY,     /* an IPv4 next hop for an IPv6 packet */
+	POLICY_BAD_ACTION, /* the entry names an action or a next hop that does not exist */
+	POLICY_BAD_POOL,   /* the action names a pool that does not exist or is empty */
 	/* Among the redirected. */
-	POLICY_SKIPPED,	/* a better next hop was passed over */
-	POLICY_PROBE,	/* to a next hop taken for dead */
+	POLICY_SKIPPED, /* a better next hop was passed over */
+	POLICY_PROBE,   /* to a next hop taken for dead */
 };
 COUNTER_NAMES(enum counter_index);
 
@@ -215,6 +229,7 @@ MAP_LPM(sources4, struct prefix4, struct choice, SOURCES4_ENTRIES);
 MAP_LPM(destinations4, struct prefix4, struct choice, DESTINATIONS4_ENTRIES);
 MAP_LPM(sources6, struct prefix6, struct choice, SOURCES6_ENTRIES);
 MAP_LPM(destinations6, struct prefix6, struct choice, DESTINATIONS6_ENTRIES);
+MAP_ARRAY(protocols, struct protocol_class, 256);
 MAP_SPARSE_HASH(ports, struct port_key, __u32, PORTS_ENTRIES);
 MAP_LPM(conditions4, struct condition4, struct choice, CONDITIONS4_ENTRIES);
 MAP_LPM(conditions6, struct condition6, struct choice, CONDITIONS6_ENTRIES);
@@ -225,17 +240,25 @@ MAP_ARRAY(health, struct health, HEALTH_ENTRIES);
 MAP_ARRAY(pools, struct pool, POOLS_ENTRIES);
 MAP_ARRAY(members, __u32, MEMBERS_ENTRIES);
 MAP_PERCPU_ARRAY(entry_counters, struct entry_counter, ENTRY_COUNTERS_ENTRIES);
+MAP_SPARSE_HASH(notes, struct match, struct note, NOTES_ENTRIES);
+MAP_SPARSE_HASH(pool_names, struct pool_name, __u32, POOL_NAMES_ENTRIES);
+MAP_SPARSE_HASH(pool_members, struct pool_member, __u32, POOL_MEMBERS_ENTRIES);
+MAP_ARRAY(settings, struct settings, 1);
 
 #ifdef COMPILER_BCC
 static __always_inline struct counter *find_counter(__u32 index) { return counters.lookup(&index); }
 static __always_inline struct choice *find_source4(__be32 *key) { return sources4_exact.lookup(key); }
 static __always_inline struct choice *find_destination4(__be32 *key) { return destinations4_exact.lookup(key); }
 static __always_inline struct choice *find_source6(struct address6 *key) { return sources6_exact.lookup(key); }
-static __always_inline struct choice *find_destination6(struct address6 *key) { return destinations6_exact.lookup(key); }
+static __always_inline struct choice *find_destination6(struct address6 *key)
+{
+	return destinations6_exact.lookup(key);
+}
 static __always_inline struct choice *match_source4(struct prefix4 *key) { return sources4.lookup(key); }
 static __always_inline struct choice *match_destination4(struct prefix4 *key) { return destinations4.lookup(key); }
 static __always_inline struct choice *match_source6(struct prefix6 *key) { return sources6.lookup(key); }
 static __always_inline struct choice *match_destination6(struct prefix6 *key) { return destinations6.lookup(key); }
+static __always_inline struct protocol_class *find_protocol(__u32 index) { return protocols.lookup(&index); }
 static __always_inline __u32 *find_class(struct port_key *key) { return ports.lookup(key); }
 static __always_inline struct choice *match_condition4(struct condition4 *key) { return conditions4.lookup(key); }
 static __always_inline struct choice *match_condition6(struct condition6 *key) { return conditions6.lookup(key); }
@@ -260,6 +283,7 @@ LOOKUP(match_source4, struct choice, struct prefix4, sources4)
 LOOKUP(match_destination4, struct choice, struct prefix4, destinations4)
 LOOKUP(match_source6, struct choice, struct prefix6, sources6)
 LOOKUP(match_destination6, struct choice, struct prefix6, destinations6)
+LOOKUP_INDEX(find_protocol, struct protocol_class, protocols)
 LOOKUP(find_class, __u32, struct port_key, ports)
 LOOKUP(match_condition4, struct choice, struct condition4, conditions4)
 LOOKUP(match_condition6, struct choice, struct condition6, conditions6)
@@ -351,36 +375,42 @@ static __always_inline struct choice read_choice(const struct choice *found)
 	return copy.choice;
 }
 
-static __always_inline struct choice *find_condition(const struct packet *packet, __be16 port)
+static __always_inline struct choice *find_in_class(const struct packet *packet, __u32 class)
 {
-	struct port_key key = { .protocol = packet->protocol, .port = port };
-	__u32 *class = find_class(&key);
-
-	if (!class)
-		return 0;
 	if (packet->ethertype == bpf_htons(ETH_P_IP)) {
-		struct condition4 condition = { .prefixlen = 64, .class = *class, .source = packet->source[0] };
+		struct condition4 condition = { .prefixlen = 64, .class = class, .source = packet->source[0] };
 
 		return match_condition4(&condition);
 	} else {
-		struct condition6 condition = { .prefixlen = 160, .class = *class };
+		struct condition6 condition = { .prefixlen = 160, .class = class };
 
 		__builtin_memcpy(condition.source, packet->source, sizeof(condition.source));
 		return match_condition6(&condition);
 	}
 }
 
+static __always_inline struct choice *find_by_port(const struct packet *packet)
+{
+	struct port_key key = { .protocol = packet->protocol, .port = packet->destination_port };
+	__u32 *class = find_class(&key);
+
+	return class ? find_in_class(packet, *class) : 0;
+}
+
 static __always_inline struct choice *find_conditional(const struct packet *packet, enum table *table)
 {
+	struct protocol_class *protocol = find_protocol(packet->protocol);
 	struct choice *found = 0;
 
+	if (!protocol)
+		return 0;
 	*table = TABLE_PORT;
-	if (packet->destination_port)
-		found = find_condition(packet, packet->destination_port);
+	if (protocol->ports && packet->destination_port)
+		found = find_by_port(packet);
 	if (found)
 		return found;
 	*table = TABLE_PROTOCOL;
-	return find_condition(packet, 0);
+	return protocol->class ? find_in_class(packet, protocol->class) : 0;
 }
 
 static __always_inline struct choice *find_source(const struct packet *packet, enum table *table)
@@ -479,9 +509,10 @@ static __always_inline struct choice *find_choice(const struct packet *packet, e
 struct candidates {
 	const struct action *action;
 	__u32 count;
-	__u32 base;	/* of the table */
-	__u32 size;	/* of the table, 0: in the action */
-	__u32 slot;	/* the first to look at */
+	__u32 base;   /* of the table */
+	__u32 size;   /* of the table, 0: in the action */
+	__u32 slot;   /* the first to look at */
+	__u32 stride; /* from one to the next: neighbours in the table are often the same member's */
 };
 
 static __always_inline int find_slot(const struct packet *packet, const struct action *action,
@@ -503,6 +534,7 @@ static __always_inline int find_slot(const struct packet *packet, const struct a
 	candidates->base = pool->offset[pool->active & 1];
 	candidates->size = pool->size;
 	candidates->count = pool->size; /* each slot once */
+	candidates->stride = pool->size < POOL_PROBES ? 1 : pool->size / POOL_PROBES;
 	candidates->slot = flow_slot(hash, pool->size);
 	return 0;
 }
@@ -510,7 +542,7 @@ static __always_inline int find_slot(const struct packet *packet, const struct a
 /* The next hop of a candidate's number, 0 if there is none. */
 static __always_inline __u32 candidate(const struct candidates *candidates, __u32 number)
 {
-	__u32 slot = candidates->slot + number, *member;
+	__u32 slot = candidates->slot + number * candidates->stride, *member;
 
 	if (!candidates->size)
 		return number < NEXTHOPS_PER_ACTION ? candidates->action->nexthops[number] : 0;
@@ -524,10 +556,10 @@ static __always_inline __u32 candidate(const struct candidates *candidates, __u3
 struct trial {
 	struct nexthop *hop;
 	__u32 index;
-	__u32 skipped;	/* DECISION_SKIPPED or 0 */
-	__u32 probe;	/* DECISION_PROBE or 0 */
+	__u32 skipped; /* DECISION_SKIPPED or 0 */
+	__u32 probe;   /* DECISION_PROBE or 0 */
 	__u32 mtu;
-	int answer;	/* of ask_fib(), if it was asked */
+	int answer; /* of ask_fib(), if it was asked */
 };
 
 /* See whether a next hop will do: 0, or the cause why not. */
@@ -668,15 +700,6 @@ static __always_inline void act(struct __sk_buff *skb, struct packet *packet, st
 
 /* --- The decision -------------------------------------------------------------------------------------------------- */
 
-static __always_inline __u8 read_ttl(struct __sk_buff *skb)
-{
-	__u32 offset = skb->protocol == bpf_htons(ETH_P_IP) ? 8 : 7;
-	__u8 ttl = 0;
-
-	bpf_skb_load_bytes_relative(skb, offset, &ttl, sizeof(ttl), BPF_HDR_START_NET);
-	return ttl;
-}
-
 /* What becomes of a packet. `packet` and `decision` must be zero; nothing is written to maps when `dry`. */
 static __always_inline void decide(struct __sk_buff *skb, struct packet *packet, struct decision *decision,
 				   int *link_header, int dry)
@@ -707,17 +730,14 @@ static __always_inline void decide(struct __sk_buff *skb, struct packet *packet,
 	decision->cause ^= unknown_zero(skb);
 	decision->flags ^= unknown_zero(skb);
 	decision->verdict ^= unknown_zero(skb);
-	if (decrement_ttl && decision->outcome == POLICY_REDIRECT && read_ttl(skb) <= 1) {
+	if (decrement_ttl && decision->outcome == POLICY_REDIRECT && packet->ttl <= 1) {
 		decision->outcome = POLICY_TTL;
 		decision->verdict = TC_NEXT;
 		decision->flags = 0;
 	}
 }
 
-static __always_inline void count(__u32 index, __u64 bytes)
-{
-	add_packet(find_counter(index), bytes);
-}
+static __always_inline void count(__u32 index, __u64 bytes) { add_packet(find_counter(index), bytes); }
 
 static __always_inline void count_match(enum table table, __u64 bytes)
 {
@@ -743,10 +763,8 @@ static __always_inline void count_entry(const struct decision *decision, __u64 b
 	entry->packets++;
 	entry->bytes += bytes;
 	entry->last = bpf_ktime_get_coarse_ns();
-	if (decision->outcome == POLICY_FALLBACK)
-		entry->fallbacks++;
-	if (decision->verdict == TC_DROP)
-		entry->drops++;
+	if (decision->cause)
+		entry->failures++;
 }
 
 static __always_inline void count_all(const struct decision *decision, __u64 bytes)
@@ -768,17 +786,14 @@ static __always_inline void count_all(const struct decision *decision, __u64 byt
 /* Make the packet ready to be redirected; 0 or a negative errno. */
 static __always_inline int prepare(struct __sk_buff *skb, const struct packet *packet, int link_header)
 {
-	__u8 ttl;
-
 	/* bpf_redirect_neigh() drops what has no link-layer header. */
 	if (!link_header && push_link_header(skb))
 		return -1;
 	if (!decrement_ttl)
 		return 0;
-	ttl = read_ttl(skb);
 	if (packet->ethertype == bpf_htons(ETH_P_IPV6))
-		return decrement_hop_limit(skb, ETH_HLEN, ttl);
-	return decrement_ttl_ipv4(skb, ETH_HLEN, ttl, packet->protocol);
+		return decrement_hop_limit(skb, ETH_HLEN, packet->ttl);
+	return decrement_ttl_ipv4(skb, ETH_HLEN, packet->ttl, packet->protocol);
 }
 
 static __always_inline int send(const struct packet *packet, const struct decision *decision)

@@ -33,8 +33,8 @@
 #define SLOT_BY_INGRESS 0xffffffffU
 
 enum counter_index {
-	REDIRECT_SENT,	/* handed to the target; whether its driver took it is in the device's own counters */
-	REDIRECT_MISSED,	/* no entry: miss_action */
+	REDIRECT_SENT,   /* handed to the target; whether its driver took it is in the device's own counters */
+	REDIRECT_MISSED, /* no entry: miss_action */
 };
 COUNTER_NAMES(enum counter_index);
 

@@ -13,8 +13,9 @@ import tempfile
 import typing as t
 import zlib
 
-from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+
+from ..module_utils._errors import CnfError
 
 FILE_MODE = 0o600
 
@@ -27,11 +28,20 @@ class ActionModule(ActionBase):
     def run(
         self, tmp: t.Optional[str] = None, task_vars: t.Optional[t.Dict[str, t.Any]] = None
     ) -> t.Dict[str, t.Any]:
-        result = super().run(tmp, task_vars)
+        result = t.cast(t.Dict[str, t.Any], super().run(tmp, task_vars))
+        try:
+            return self._capture(result, task_vars)
+        except CnfError as problem:
+            # Returned and not raised: before 2.19, Ansible shows a traceback with what actions raise.
+            return {"failed": True, "msg": str(problem)}
+
+    def _capture(
+        self, result: t.Dict[str, t.Any], task_vars: t.Optional[t.Dict[str, t.Any]]
+    ) -> t.Dict[str, t.Any]:
         dest = self._task.args.get("dest")
         if dest:
             if self._task.async_val:
-                raise AnsibleActionFail("dest: cannot be used with async, whose answer comes to another task")
+                raise CnfError("dest: cannot be used with async, whose answer comes to another task")
             dest = self._loader.path_dwim(str(dest))
             check_place(dest)
         try:
@@ -50,11 +60,11 @@ def check_place(path: str) -> None:
     """Refuse before anything is captured what could not be written afterwards."""
     directory = os.path.dirname(path)
     if os.path.isdir(path):
-        raise AnsibleActionFail(f"dest: {path} is a directory; give the path of a file")
+        raise CnfError(f"dest: {path} is a directory; give the path of a file")
     if not os.path.isdir(directory):
-        raise AnsibleActionFail(f"dest: there is no directory {directory} on the controller; make it first")
+        raise CnfError(f"dest: there is no directory {directory} on the controller; make it first")
     if not os.access(directory, os.W_OK | os.X_OK):
-        raise AnsibleActionFail(f"dest: no permission to write to {directory} on the controller")
+        raise CnfError(f"dest: no permission to write to {directory} on the controller")
 
 
 def write_file(path: str, content: bytes) -> None:
@@ -71,4 +81,4 @@ def write_file(path: str, content: bytes) -> None:
                 os.unlink(fresh)
             raise
     except OSError as problem:
-        raise AnsibleActionFail(f"dest: {path} cannot be written: {problem.strerror}") from problem
+        raise CnfError(f"dest: {path} cannot be written: {problem.strerror}") from problem

@@ -132,6 +132,9 @@ def document_of(values: t.Mapping[Key, t.Any]) -> Document:
         if told is None:
             continue
         section, item = told
+        if isinstance(item, list):  # one value of many items
+            document[section] += item
+            continue
         document[section].append(item)
         for end in (item, item.get("peer") or {}) if section in ("link", "netkit_link") else ():
             if end:
@@ -198,7 +201,7 @@ def _lines_of(value: t.Any, notes: t.Mapping[Place, t.List[str]]) -> t.Iterator[
         yield value.netns, f"{sysctl.dotted(value.name)} = {value.value}"
     elif value.key().kind in BPF_NAMES:
         line = KINDS[value.key().kind].line_of(value)
-        yield getattr(value, "netns", ""), line
+        yield getattr(value, "netns", "") or "", line
 
 
 def _command_words(value: t.Any) -> str:

@@ -72,7 +72,12 @@ def _topology_state(name: str, params: Parameters) -> t.Dict[str, t.Any]:
     declared = {
         item.key: observed.values[item.key] for item in request.desired if item.key in observed.values
     }
-    outcome = Outcome(plan, declared, simulate(observed.values, plan))
+    concerned = {*declared, *(operation.key for operation in plan.operations)}
+    before, after = (
+        {key: value for key, value in values.items() if key in concerned}
+        for values in (observed.values, simulate(observed.values, plan))
+    )
+    outcome = Outcome(plan, before, after)
     report = _report.result(outcome, f"topology {name}")
     title = f"topology {name}, generation {latest.number}, {f'drifted: {len(plan.operations)} operations' if plan else 'in sync'}"
     return {
@@ -82,7 +87,7 @@ def _topology_state(name: str, params: Parameters) -> t.Dict[str, t.Any]:
         "confirmed": latest.confirmed,
         "document": latest.document,
         "state": _gather.document_of(declared),
-        "drift": {key: report[key] for key in ("actions", "commands", "diff")},
+        "drift": {key: report[key] for key in ("before", "after", "actions", "commands", "diff")},
         "in_sync": not plan,
         "text": _gather.text_of(declared, title),
     }

@@ -17,7 +17,9 @@ Answer = t.Dict[str, t.Any]
 
 
 def run(read: t.Callable[[AnsibleModule], Answer], **spec: t.Any) -> None:
-    """Run a module that only reads; ``spec`` is AnsibleModule's. Warnings come from the answer's ``notes``."""
+    """Run a module that only reads; ``spec`` is AnsibleModule's. Warnings come from the answer's ``notes``, a ``failure`` fails
+    the task with all that was read.
+    """
     module = AnsibleModule(supports_check_mode=True, **spec)
     try:
         requirements.check_permission()
@@ -26,4 +28,7 @@ def run(read: t.Callable[[AnsibleModule], Answer], **spec: t.Any) -> None:
         module.fail_json(msg=str(problem))
     for note in answer.get("notes", ()):
         module.warn(note)
+    failure = answer.pop("failure", "")
+    if failure:
+        module.fail_json(msg=failure, **answer)
     module.exit_json(changed=False, **answer)

@@ -43,6 +43,10 @@ Known = t.Callable[
 
 OBJECTS = "bpf_object"
 SOURCES_SPEC: t.Dict[str, t.Any] = {"bundle": {"type": "str", "no_log": True}}  # noise rather than a secret
+POLICIES = "bpf_policy_entry"
+TABLES_SPEC: t.Dict[str, t.Any] = {
+    "tables": {"type": "dict", "no_log": True}
+}  # contents of files by digest, likewise
 
 
 class Interrupted(CnfError):
@@ -54,19 +58,20 @@ def resource_spec(section: str) -> t.Dict[str, t.Any]:
     spec = {**SECTIONS[section].ARGUMENT_SPEC, **RUN_SPEC}
     if hasattr(SECTIONS[section], "REQUIRED"):
         spec["entries"] = {"type": "list", "elements": "dict"}
-    return {**spec, **SOURCES_SPEC} if section == OBJECTS else spec
+    more = {OBJECTS: SOURCES_SPEC, POLICIES: TABLES_SPEC}
+    return {**spec, **more.get(section, {})}
 
 
 def topology_spec() -> t.Dict[str, t.Any]:
     sections = {name: {"type": "list", "elements": "dict"} for name in SECTIONS}
-    return {"name": {"type": "str", "required": True}, **sections, **SOURCES_SPEC, **RUN_SPEC}
+    return {"name": {"type": "str", "required": True}, **sections, **SOURCES_SPEC, **TABLES_SPEC, **RUN_SPEC}
 
 
 def run_resource(section: str) -> None:
     """Run the module of one section."""
     spec = resource_spec(section)
     names = getattr(SECTIONS[section], "ALONE", getattr(SECTIONS[section], "REQUIRED", ()))
-    exclusive = [("entries", name) for name in names]
+    exclusive = [("entries", name) for name in getattr(SECTIONS[section], "BESIDE_ENTRIES", names)]
     required = [("entries", names[0])] if names else []
     module = AnsibleModule(
         argument_spec=spec, supports_check_mode=True, mutually_exclusive=exclusive, required_one_of=required
@@ -90,6 +95,8 @@ def topology_request(params: Parameters, check: bool) -> Request:
         raise SpecError("name", f"{TASKS!r} is the owner of what single tasks make; choose another name")
     common = {"topology": owner, "prune": True, "check": check, "lock_timeout": params["lock_timeout"]}
     document = {name: params[name] for name in SECTIONS if params.get(name)}
+    if POLICIES in document:
+        document[POLICIES] = with_tables(document[POLICIES], params.get("tables"))
     if params["state"] == "absent":
         return Request(**common, adopt=params["adopt"])
     known = _declared_objects(document.get(OBJECTS, ()))
@@ -183,6 +190,11 @@ def _task_request(section: str, params: Parameters, check: bool, store: Store) -
         "adopt": params["adopt"],
     }
     items = _task_items(section, params)
+    if section == POLICIES:
+        items = list(
+            zip((path for path, _item in items), with_tables([i for _p, i in items], params["tables"]))
+        )
+        return Request(**common, desired=tuple(gather(_policy_patch(params, items))))
     if params["state"] == "absent":
         claims = store.claims(store.latest())
         keys = [key for path, item in items for key in SECTIONS[section].keys(item, path, claims)]
@@ -190,6 +202,25 @@ def _task_request(section: str, params: Parameters, check: bool, store: Store) -
     whole = [(path, completed(section, item, path, _loaded_objects)) for path, item in items]
     desired = [found for path, item in whole for found in SECTIONS[section].parse(item, path, TASKS)]
     return Request(**common, desired=tuple(gather(desired)))
+
+
+def _policy_patch(params: Parameters, items: t.Sequence[t.Tuple[str, t.Dict[str, t.Any]]]) -> t.List[Desired]:
+    """A single task changes some entries of a policy, also when it removes them."""
+    from ._resources import bpf_policy_entry
+
+    if params["state"] == "absent":
+        return bpf_policy_entry.removals(items)
+    return bpf_policy_entry.from_entries(params, items)
+
+
+def with_tables(items: t.Sequence[t.Any], tables: t.Optional[t.Mapping[str, str]]) -> t.List[t.Any]:
+    """Items with the contents of their files in the place of the digests under which those came along."""
+    return [
+        {**item, "content": (tables or {}).get(item["content"], item["content"])}
+        if isinstance(item, dict) and isinstance(item.get("content"), str)
+        else item
+        for item in items
+    ]
 
 
 def _task_items(section: str, params: Parameters) -> t.List[t.Tuple[str, t.Dict[str, t.Any]]]:

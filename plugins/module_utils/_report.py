@@ -15,6 +15,9 @@ from ._resources import KINDS
 
 def shown(value: t.Any) -> t.Dict[str, t.Any]:
     """The declared fields of a value, without bookkeeping; the host's own namespace goes without saying."""
+    own = getattr(KINDS[value.key().kind], "shown", None)
+    if own:
+        return t.cast(t.Dict[str, t.Any], own(value))
     fields = {name: part for name, part in describe(value).items() if name not in BOOKKEEPING}
     if not fields.get("netns"):
         fields.pop("netns", None)
@@ -55,14 +58,25 @@ def diff_of(outcome: Outcome, title: str) -> t.Dict[str, str]:
     first = {op.key: op.before for op in reversed(outcome.plan.operations)}
     last = {op.key: op.after for op in outcome.plan.operations}
 
-    def text(values: t.Mapping[Key, t.Any]) -> str:
-        return "".join(
-            line_of(_declared(outcome, key, values[key])) + "\n"
-            for key in touched
-            if values.get(key) is not None
-        )
-
-    return {"before_header": title, "after_header": title, "before": text(first), "after": text(last)}
+    before: t.List[str] = []
+    after: t.List[str] = []
+    for key in touched:
+        lines = getattr(KINDS[key.kind], "diff_lines", None)
+        if lines:
+            old, new = lines(first.get(key), last.get(key))
+        else:
+            old, new = (
+                [line_of(_declared(outcome, key, values[key]))] if values.get(key) is not None else []
+                for values in (first, last)
+            )
+        before += old
+        after += new
+    return {
+        "before_header": title,
+        "after_header": title,
+        "before": "".join(f"{line}\n" for line in before),
+        "after": "".join(f"{line}\n" for line in after),
+    }
 
 
 def _declared(outcome: Outcome, key: Key, value: t.Any) -> t.Any:

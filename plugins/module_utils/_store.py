@@ -255,6 +255,19 @@ class Store:
             os.unlink(self._path_of(number))
         self.end()
 
+    def disown(self, gone: t.Callable[[Key], bool]) -> None:
+        """Drop claims of what has gone with something of another topology; without any left, forget this one altogether."""
+        latest = self.latest()
+        if latest is None or self.has_journal():  # a run that was killed is repaired first, by the next one
+            return
+        kept = {key: claim for key, claim in latest.claims.items() if not gone(key)}
+        if len(kept) == len(latest.claims):
+            return
+        if kept or latest.document is not None:
+            self.commit(latest.document, latest.digest, kept, latest.number + 1)
+        else:
+            self.remove()
+
     def topologies(self) -> t.List[str]:
         """The names of all topologies of the host that have a confirmed generation, sorted."""
         try:

@@ -391,7 +391,7 @@ text:
   type: str
 """
 
-from ..module_utils import _inspect, _inspect_bpf
+from ansible_collections.cnf.ebpf.plugins.module_utils import _inspect, _inspect_bpf
 
 
 def main() -> None:

@@ -171,7 +171,7 @@ notes:
   elements: str
 """
 
-from ..module_utils import _inspect, _inspect_maps
+from ansible_collections.cnf.ebpf.plugins.module_utils import _inspect, _inspect_maps
 
 
 def main() -> None:

@@ -147,7 +147,7 @@ lost:
   type: int
 """
 
-from ..module_utils import _inspect, _inspect_trace
+from ansible_collections.cnf.ebpf.plugins.module_utils import _inspect, _inspect_trace
 
 
 def main() -> None:

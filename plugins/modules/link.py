@@ -38,11 +38,12 @@ options:
       - V(vrf) is a routing domain. Links that have it as O(master) use its O(table).
       - V(macvlan) is a device of its own hardware address on O(parent).
       - V(dummy) drops what it is sent.
+      - V(wireguard) carries IP in encrypted UDP. The device is made, its keys and peers are set by whoever holds them, with C(wg).
       - V(tun) and V(tap) are persistent, IP and Ethernet respectively, for a process to open.
       - V(existing) is a device that is there already. It is looked up in O(netns) and, to be moved there, in the namespace in which
         the module runs.
     type: str
-    choices: [veth, bridge, vlan, vxlan, vrf, macvlan, dummy, tun, tap, existing]
+    choices: [veth, bridge, vlan, vxlan, vrf, macvlan, dummy, wireguard, tun, tap, existing]
   netns:
     description:
       - Namespace of the device. If not set, the one in which the module runs.
@@ -160,6 +161,12 @@ options:
     description: How devices on the same parent reach each other. V(bridge) if not set. Only for O(kind=macvlan).
     type: str
     choices: [private, vepa, bridge, passthru]
+  fallback:
+    description:
+      - What to make where the kernel has no WireGuard, V(tun) for a device that a WireGuard process opens. With V(none), the default,
+        that is an error. Only for O(kind=wireguard).
+    type: str
+    choices: [none, tun]
   recreate:
     description:
       - Whether a link that differs in its kind or in what is fixed at creation is deleted and made anew. With V(false) this is an
@@ -338,7 +345,7 @@ failed_action:
   sample: ""
 """
 
-from ..module_utils._module import run_resource
+from ansible_collections.cnf.ebpf.plugins.module_utils._module import run_resource
 
 
 def main() -> None:

@@ -131,7 +131,7 @@ namespaces:
       returned: always
 """
 
-from ..module_utils._info import run_netns_info
+from ansible_collections.cnf.ebpf.plugins.module_utils._info import run_netns_info
 
 
 def main() -> None:

@@ -164,7 +164,7 @@ dest:
   sample: /home/me/play/captures/web1.pcap
 """
 
-from ..module_utils import _inspect, _inspect_capture
+from ansible_collections.cnf.ebpf.plugins.module_utils import _inspect, _inspect_capture
 
 
 def main() -> None:

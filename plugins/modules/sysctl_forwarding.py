@@ -189,7 +189,7 @@ failed_action:
   sample: ""
 """
 
-from ..module_utils._module import run_resource
+from ansible_collections.cnf.ebpf.plugins.module_utils._module import run_resource
 
 
 def main() -> None:

@@ -75,6 +75,14 @@ options:
     description: Entries in maps of the objects. Each item takes the options of M(cnf.ebpf.bpf_map_entry).
     type: list
     elements: dict
+  bpf_pool:
+    description: Pools of policy routers. Each item takes the options of M(cnf.ebpf.bpf_pool).
+    type: list
+    elements: dict
+  bpf_policy_entry:
+    description: Entries of policy routers. Each item takes the options of M(cnf.ebpf.bpf_policy_entry).
+    type: list
+    elements: dict
   tcx_attach:
     description: Programs at the ingress and egress of devices. Each item takes the options of M(cnf.ebpf.tcx_attach).
     type: list
@@ -90,6 +98,9 @@ options:
   bundle:
     description: The sources of O(bpf_object). Filled in on the controller.
     type: str
+  tables:
+    description: The files of O(bpf_policy_entry). Filled in on the controller.
+    type: dict
 requirements:
   - Linux kernel >= 5.18, and what the module of each section needs
 notes:
@@ -108,6 +119,8 @@ seealso:
   - module: cnf.ebpf.rule
   - module: cnf.ebpf.bpf_object
   - module: cnf.ebpf.bpf_map_entry
+  - module: cnf.ebpf.bpf_pool
+  - module: cnf.ebpf.bpf_policy_entry
   - module: cnf.ebpf.tcx_attach
   - module: cnf.ebpf.netkit_attach
   - module: cnf.ebpf.xdp_attach
@@ -307,7 +320,7 @@ generation:
   sample: 3
 """
 
-from ..module_utils._module import run_topology
+from ansible_collections.cnf.ebpf.plugins.module_utils._module import run_topology
 
 
 def main() -> None:

@@ -102,7 +102,9 @@ topologies:
       type: bool
       returned: always
     drift:
-      description: The plan that would be made now, as lists RV(ignore:actions) and RV(ignore:commands) and as RV(ignore:diff).
+      description:
+        - The plan that would be made now, as lists RV(ignore:actions) and RV(ignore:commands) and as RV(ignore:diff).
+        - RV(ignore:before) and RV(ignore:after) are the states without and with it, as M(cnf.ebpf.topology) returns them.
       type: dict
       returned: always
     text:
@@ -119,7 +121,7 @@ text:
   type: str
 """
 
-from ..module_utils._info import run_topology_info
+from ansible_collections.cnf.ebpf.plugins.module_utils._info import run_topology_info
 
 
 def main() -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import typing as t
 
-from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible import constants
+from ansible.errors import AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
@@ -98,6 +99,20 @@ class ShippingAction(ActionBase):
         except AnsibleError:
             return own_program(name)
 
+    def find_file(self, name: str) -> t.Optional[str]:
+        """An absolute path, or a file of the role or the playbook."""
+        if os.path.isabs(name):
+            return name
+        try:
+            return str(self._find_needle("files", name))
+        except AnsibleError:
+            return None
+
+    @property
+    def cache_directory(self) -> str:
+        """A directory of this run of Ansible, for all of its forks, which goes with it."""
+        return str(constants.DEFAULT_LOCAL_TMP)
+
     def run(
         self, tmp: t.Optional[str] = None, task_vars: t.Optional[t.Dict[str, t.Any]] = None
     ) -> t.Dict[str, t.Any]:
@@ -106,7 +121,8 @@ class ShippingAction(ActionBase):
         try:
             args = self.with_sources(dict(self._task.args))
         except CnfError as problem:
-            raise AnsibleActionFail(str(problem)) from None
+            # Returned and not raised: before 2.19, Ansible shows a traceback with what actions raise.
+            return {"failed": True, "msg": str(problem)}
         return t.cast(
             t.Dict[str, t.Any],
             self._execute_module(

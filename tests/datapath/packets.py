@@ -226,7 +226,7 @@ HOOKS = {"ingress": bpf.TCX_INGRESS, "egress": bpf.TCX_EGRESS, "xdp": bpf.XDP}
 T = t.TypeVar("T")
 
 
-def eventually(look: t.Callable[[], T], wanted: T, seconds: float = 2.0) -> T:
+def eventually(look: t.Callable[[], T], wanted: T, seconds: float = 20.0) -> T:
     """What ``look`` returns, asked again until that is what is wanted or the time is over: to be compared by the caller."""
     end = time.monotonic() + seconds
     found = look()

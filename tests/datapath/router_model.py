@@ -298,7 +298,8 @@ def _route(policy: Policy, action: Action, packet: Packet) -> t.Union[t.Tuple[in
             return "BAD_POOL"
         slot = slot_of(pool, packet)
         looks = min(POOL_PROBES, len(pool.members))
-        candidates = [pool.members[(slot + each) % len(pool.members)] for each in range(looks)]
+        stride = max(1, len(pool.members) // POOL_PROBES)
+        candidates = [pool.members[(slot + each * stride) % len(pool.members)] for each in range(looks)]
     cause, last = "BAD_ACTION", -1
     for index in candidates:
         if index == last:

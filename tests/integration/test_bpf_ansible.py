@@ -72,7 +72,9 @@ def message(text: str) -> str:
     start = text.index("FAILED! => ") + len("FAILED! => ")
     said = str(json.JSONDecoder().raw_decode(text, start)[0]["msg"])
     assert "\n" not in said
-    assert text.count("[ERROR]") == 1, text
+    # ansible-core before 2.19 says it in that line alone.
+    assert text.count("[ERROR]") <= 1, text
+    assert "exception occurred" not in text
     return said
 
 
@@ -265,7 +267,7 @@ DOCUMENT: t.Dict[str, t.Any] = {
             "object": "fw",
             "map": "sources4",
             "key": {"prefixlen": 8, "address": "10.0.0.0"},
-            "value": "{{ pass }}",
+            "value": "{{ number }}",
         }
     ],
     "tcx_attach": [
@@ -277,7 +279,7 @@ DOCUMENT: t.Dict[str, t.Any] = {
 VARIABLES: t.Dict[str, t.Any] = {
     "which": "count",
     "room": 50,
-    "pass": 1,
+    "number": 1,
     "objects": [
         {"name": "{{ which }}", "source": "{{ which }}.bpf.c"},
         {

@@ -185,6 +185,7 @@ class FakeKernel:
     """A host as a mapping of keys to values. ``fail_at`` makes that request fail (0 is the first)."""
 
     def __init__(self, values=()):
+        self.notes = []
         self.state = {}
         self.requests = 0
         self.fail_at = None

@@ -120,7 +120,9 @@ def planned(case):
 
 
 def written(document):
+    # REUSE-IgnoreStart
     head = "# SPDX-License-Identifier: GPL-3.0-or-later\n"
+    # REUSE-IgnoreEnd
     return head + yaml.safe_dump(document, sort_keys=False, width=150, default_flow_style=None)
 
 

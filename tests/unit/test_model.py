@@ -7,6 +7,14 @@ import json
 
 import pytest
 
+from ansible_collections.cnf.ebpf.plugins.module_utils._bpf.policy import (
+    LENGTH,
+    Action,
+    Condition,
+    NextHop,
+    Policy,
+    interned,
+)
 from ansible_collections.cnf.ebpf.plugins.module_utils._engine import model
 from ansible_collections.cnf.ebpf.plugins.module_utils._engine.model import (
     CHANGE,
@@ -21,6 +29,8 @@ from ansible_collections.cnf.ebpf.plugins.module_utils._resources import (
     address,
     bpf_map_entry,
     bpf_object,
+    bpf_policy_entry,
+    bpf_pool,
     existing_link,
     link,
     neighbor,
@@ -75,6 +85,26 @@ VALUES = [
         ("count=1",),
     ),
     bpf_map_entry.Value("fw", "rules", '{"port":1}', "red", {"verdict": 2}, "edge"),
+    bpf_pool.Value("r", "edge", "web", {"10.0.0.1%eth0": 2}, "flow", True, "red", "ok", "ok", "*"),
+    bpf_policy_entry.Value(
+        "r",
+        "edge",
+        Policy(
+            {
+                "sources4": {LENGTH.pack(8) + bytes([10, 0, 0, 0]): interned(Action("drop"))},
+                "conditions": {Condition(6, 80, 80, 0, bytes(16)): interned(Action("pool", pool="web"))},
+                "defaults": {
+                    6: interned(Action("next_hops", (NextHop("eth0", "fd00::1"),), "", True, False))
+                },
+            },
+            {Condition(6, 80, 80, 0, bytes(16)): -1},
+            {("sources4", LENGTH.pack(8) + bytes([10, 0, 0, 0])): "why"},
+        ),
+        "red",
+        "ok",
+        "ok",
+        "*",
+    ),
     tcx_attach.Value(
         "count",
         "count",

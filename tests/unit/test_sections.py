@@ -509,6 +509,8 @@ def test_every_section_leads_to_known_kinds_and_every_kind_has_the_functions():
         "rule",
         "bpf_object",
         "bpf_map_entry",
+        "bpf_pool",
+        "bpf_policy_entry",
         "tcx_attach",
         "netkit_attach",
         "xdp_attach",

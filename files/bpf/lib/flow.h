@@ -59,9 +59,6 @@ static __always_inline __u32 hash_source(__u64 seed, const struct packet *packet
 }
 
 /* From the upper bits, without a division; below `size` for every number. */
-static __always_inline __u32 flow_slot(__u32 hash, __u32 size)
-{
-	return (__u64)hash * size >> 32;
-}
+static __always_inline __u32 flow_slot(__u32 hash, __u32 size) { return (__u64)hash * size >> 32; }
 
 #endif /* CNF_FLOW_H */

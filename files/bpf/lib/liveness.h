@@ -23,7 +23,7 @@
 enum judgement {
 	NEXTHOP_DEAD,
 	NEXTHOP_ALIVE,
-	NEXTHOP_PROBE,	/* dead, but this packet shall find out */
+	NEXTHOP_PROBE, /* dead, but this packet shall find out */
 };
 
 static __always_inline int is_link_local6(const __u8 *address)
@@ -95,7 +95,7 @@ static __always_inline int is_too_big(struct __sk_buff *skb, const struct packet
 /* Found well within this tick of the kernel's clock (1 to 10 ms): asking for every packet would cost as much as all the rest. */
 static __always_inline int is_fresh(const struct health *health)
 {
-	return !health->bad_since && health->last_probe == bpf_ktime_get_coarse_ns();
+	return !health->bad_since && health->last_probe == bpf_jiffies64();
 }
 
 #define ANSWER(name) (1U << BPF_FIB_LKUP_RET_##name)
@@ -104,7 +104,7 @@ static __always_inline int is_fresh(const struct health *health)
  * written when `dry`.
  */
 static __always_inline enum judgement judge(int answer, const struct nexthop *hop, struct health *health, __u64 grace,
-					   __u64 interval, int dry)
+					    __u64 interval, int dry)
 {
 	const __u32 alive = ANSWER(SUCCESS) | ANSWER(FRAG_NEEDED) | ANSWER(FWD_DISABLED) | ANSWER(UNSUPP_LWT);
 
@@ -118,7 +118,7 @@ static __always_inline enum judgement judge(int answer, const struct nexthop *ho
 		return NEXTHOP_DEAD;
 	if (!dry) {
 		health->bad_since = 0;
-		health->last_probe = bpf_ktime_get_coarse_ns();
+		health->last_probe = bpf_jiffies64();
 	}
 	return NEXTHOP_ALIVE;
 }

@@ -37,15 +37,15 @@
 #endif
 
 enum parse_error {
-	PARSE_TRUNCATED = -1,	/* ends, or says that it ends, within a header */
-	PARSE_BAD_HEADER = -2,	/* wrong version, or lengths that contradict each other */
-	PARSE_TOO_DEEP = -3,	/* more VLAN tags or extension headers than the limits above */
+	PARSE_TRUNCATED = -1,  /* ends, or says that it ends, within a header */
+	PARSE_BAD_HEADER = -2, /* wrong version, or lengths that contradict each other */
+	PARSE_TOO_DEEP = -3,   /* more VLAN tags or extension headers than the limits above */
 };
 
 enum fragment {
 	FRAGMENT_NONE,
-	FRAGMENT_FIRST,	/* has the ports */
-	FRAGMENT_LATER,	/* has no ports, and for IPv6 `protocol` may be an extension header's number */
+	FRAGMENT_FIRST, /* has the ports */
+	FRAGMENT_LATER, /* has no ports, and for IPv6 `protocol` may be an extension header's number */
 };
 
 /* IPv6 extension headers (RFC 8200, RFC 4302); <linux/in6.h> clashes with kernel headers under BCC. */
@@ -62,26 +62,27 @@ enum extension {
 #define IPV6_FRAGMENT_OFFSET 0xfff8
 #define IPV6_MORE_FRAGMENTS 0x0001
 
-#define START_XDP 0xff	/* besides BPF_HDR_START_MAC and _NET: the start of the frame */
+#define START_XDP 0xff /* besides BPF_HDR_START_MAC and _NET: the start of the frame */
 #define END_UNKNOWN 0xffffffffU
 
 /* Where bytes come from; `start` is a compile-time constant in every caller, or one of the two of an skb. */
 struct cursor {
-	void *context;	/* struct __sk_buff * or struct xdp_md * */
+	void *context; /* struct __sk_buff * or struct xdp_md * */
 	__u32 start;
-	__u32 offset;	/* of the network header from `start` */
+	__u32 offset; /* of the network header from `start` */
 };
 
 struct packet {
-	__be32 source[4];	/* IPv4: [0] only */
+	__be32 source[4]; /* IPv4: [0] only */
 	__be32 destination[4];
-	__u32 transport;	/* offset, from the cursor's start */
-	__u32 end;	/* of the datagram by its own length field, from the cursor's start; END_UNKNOWN for jumbograms */
-	__be16 ethertype;	/* of the network header; anything but IPv4 and IPv6 leaves the fields around it zero */
-	__be16 source_port;	/* ports: TCP, UDP, UDP-Lite, SCTP, DCCP; otherwise zero */
+	__u32 transport; /* offset, from the cursor's start */
+	__u32 end; /* of the datagram by its own length field, from the cursor's start; END_UNKNOWN for jumbograms */
+	__be16 ethertype;   /* of the network header; anything but IPv4 and IPv6 leaves the fields around it zero */
+	__be16 source_port; /* ports: TCP, UDP, UDP-Lite, SCTP, DCCP; otherwise zero */
 	__be16 destination_port;
-	__u8 protocol;	/* the one behind the extension headers */
-	__u8 fragment;	/* enum fragment */
+	__u8 protocol; /* the one behind the extension headers */
+	__u8 fragment; /* enum fragment */
+	__u8 ttl;      /* or hop limit */
 };
 
 static __always_inline int read_bytes(const struct cursor *cursor, __u32 offset, void *to, __u32 length)
@@ -91,8 +92,28 @@ static __always_inline int read_bytes(const struct cursor *cursor, __u32 offset,
 	return bpf_skb_load_bytes_relative(cursor->context, offset, to, length, cursor->start) ? PARSE_TRUNCATED : 0;
 }
 
+static __always_inline int has_ports(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE ||
+	       protocol == IPPROTO_SCTP || protocol == IPPROTO_DCCP;
+}
+
+/* Whether addresses and ports lie within the first bytes of a packet: nothing stands between them. */
+static __always_inline int has_plain_headers(struct __sk_buff *skb, long bytes)
+{
+	__u8 first, next;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return bytes >= ETH_HLEN + (long)sizeof(struct iphdr) + 4 &&
+		       !bpf_skb_load_bytes_relative(skb, 0, &first, sizeof(first), BPF_HDR_START_NET) &&
+		       first == 0x45; /* version 4, no options */
+	return skb->protocol == bpf_htons(ETH_P_IPV6) && bytes >= ETH_HLEN + (long)sizeof(struct ipv6hdr) + 4 &&
+	       !bpf_skb_load_bytes_relative(skb, 6, &next, sizeof(next), BPF_HDR_START_NET) && has_ports(next);
+}
+
 /* bpf_skb_load_bytes_relative() reads the linear part only. Large packets of AF_PACKET, or of drivers that receive into
- * pages, have as little as the Ethernet header there, and would all look truncated.
+ * pages, have as little as the Ethernet header there, and would all look truncated. What this host's TCP sends has all of its
+ * headers there and nothing else; to pull more would copy a part of each packet, for nothing.
  */
 static __always_inline void make_headers_linear(struct __sk_buff *skb)
 {
@@ -101,7 +122,7 @@ static __always_inline void make_headers_linear(struct __sk_buff *skb)
 	long linear = data_end - data;
 	long length = skb->len;
 
-	if (linear < length && linear < LINEAR_BYTES)
+	if (linear < length && linear < LINEAR_BYTES && !has_plain_headers(skb, linear))
 		bpf_skb_pull_data(skb, length < LINEAR_BYTES ? length : LINEAR_BYTES);
 }
 
@@ -165,30 +186,63 @@ static __always_inline int reaches(const struct cursor *cursor, const struct pac
 	return read_bytes(cursor, packet->transport - 1, &last, sizeof(last));
 }
 
+static __always_inline int parse_ports(const struct cursor *cursor, struct packet *packet)
+{
+	__be16 ports[2];
+
+	if (packet->fragment == FRAGMENT_LATER || !has_ports(packet->protocol))
+		return 0;
+	if (packet->transport + sizeof(ports) > packet->end ||
+	    read_bytes(cursor, packet->transport, ports, sizeof(ports)))
+		return PARSE_TRUNCATED;
+	packet->source_port = ports[0];
+	packet->destination_port = ports[1];
+	return 0;
+}
+
+/* A header without options and the ports behind it come in one read: each costs as much as a look-up. */
+struct ipv4_with_ports {
+	struct iphdr ip;
+	__be16 ports[2];
+};
+
 static __always_inline int parse_ipv4(const struct cursor *cursor, struct packet *packet)
 {
-	struct iphdr ip;
+	struct ipv4_with_ports head;
+	int has_ports_read = !read_bytes(cursor, cursor->offset, &head, sizeof(head));
 	__u32 header, total;
 	__u16 fragment;
+	int error;
 
-	if (read_bytes(cursor, cursor->offset, &ip, sizeof(ip)))
+	if (!has_ports_read && read_bytes(cursor, cursor->offset, &head.ip, sizeof(head.ip)))
 		return PARSE_TRUNCATED;
-	header = ip.ihl * 4;
-	total = bpf_ntohs(ip.tot_len);
+	header = head.ip.ihl * 4;
+	total = bpf_ntohs(head.ip.tot_len);
 	/* A total length of 0 is a BIG TCP packet of more than 64 KiB, only seen before segmentation. */
-	if (ip.version != 4 || header < sizeof(ip) || (total && total < header))
+	if (head.ip.version != 4 || header < sizeof(head.ip) || (total && total < header))
 		return PARSE_BAD_HEADER;
-	packet->source[0] = ip.saddr;
-	packet->destination[0] = ip.daddr;
-	packet->protocol = ip.protocol;
+	packet->source[0] = head.ip.saddr;
+	packet->destination[0] = head.ip.daddr;
+	packet->protocol = head.ip.protocol;
+	packet->ttl = head.ip.ttl;
 	packet->transport = cursor->offset + header;
 	packet->end = total ? cursor->offset + total : END_UNKNOWN;
-	fragment = bpf_ntohs(ip.frag_off);
+	fragment = bpf_ntohs(head.ip.frag_off);
 	if (fragment & IPV4_FRAGMENT_OFFSET)
 		packet->fragment = FRAGMENT_LATER;
 	else if (fragment & IPV4_MORE_FRAGMENTS)
 		packet->fragment = FRAGMENT_FIRST;
-	return header > sizeof(ip) ? reaches(cursor, packet) : 0;
+	if (header > sizeof(head.ip)) {
+		error = reaches(cursor, packet);
+		return error ? error : parse_ports(cursor, packet);
+	}
+	if (packet->fragment == FRAGMENT_LATER || !has_ports(packet->protocol))
+		return 0;
+	if (!has_ports_read || packet->transport + sizeof(head.ports) > packet->end)
+		return PARSE_TRUNCATED;
+	packet->source_port = head.ports[0];
+	packet->destination_port = head.ports[1];
+	return 0;
 }
 
 /* Length in bytes of the extension header that `bytes` begins, 0 if `protocol` is not one. */
@@ -254,30 +308,11 @@ static __always_inline int parse_ipv6(const struct cursor *cursor, struct packet
 	__builtin_memcpy(packet->source, &ip.saddr, sizeof(packet->source));
 	__builtin_memcpy(packet->destination, &ip.daddr, sizeof(packet->destination));
 	packet->protocol = ip.nexthdr;
+	packet->ttl = ip.hop_limit;
 	packet->transport = cursor->offset + sizeof(ip);
 	payload = bpf_ntohs(ip.payload_len);
 	packet->end = payload ? packet->transport + payload : END_UNKNOWN; /* 0: a jumbogram, or BIG TCP */
 	return parse_extensions(cursor, packet);
-}
-
-static __always_inline int has_ports(__u8 protocol)
-{
-	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE ||
-	       protocol == IPPROTO_SCTP || protocol == IPPROTO_DCCP;
-}
-
-static __always_inline int parse_ports(const struct cursor *cursor, struct packet *packet)
-{
-	__be16 ports[2];
-
-	if (packet->fragment == FRAGMENT_LATER || !has_ports(packet->protocol))
-		return 0;
-	if (packet->transport + sizeof(ports) > packet->end ||
-	    read_bytes(cursor, packet->transport, ports, sizeof(ports)))
-		return PARSE_TRUNCATED;
-	packet->source_port = ports[0];
-	packet->destination_port = ports[1];
-	return 0;
 }
 
 static __always_inline int parse_network(const struct cursor *cursor, struct packet *packet)
@@ -285,8 +320,8 @@ static __always_inline int parse_network(const struct cursor *cursor, struct pac
 	int result = 0;
 
 	if (packet->ethertype == bpf_htons(ETH_P_IP))
-		result = parse_ipv4(cursor, packet);
-	else if (packet->ethertype == bpf_htons(ETH_P_IPV6))
+		return parse_ipv4(cursor, packet);
+	if (packet->ethertype == bpf_htons(ETH_P_IPV6))
 		result = parse_ipv6(cursor, packet);
 	else
 		return 0;

@@ -71,8 +71,20 @@ static __always_inline int push_link_header(struct __sk_buff *skb)
 static __always_inline int decrement_ttl_ipv4(struct __sk_buff *skb, __u32 offset, __u8 ttl, __u8 protocol)
 {
 	__be16 old = bpf_htons(ttl << 8 | protocol), new = bpf_htons((ttl - 1) << 8 | protocol);
-	int result = bpf_l3_csum_replace(skb, offset + 10, old, new, sizeof(new));
+	char *data = (char *)(long)skb->data;
+	char *data_end = (char *)(long)skb->data_end;
+	int result;
 
+	/* Two helpers cost as much as a fifth of all the forwarding of a small packet. */
+	if (data + offset + sizeof(struct iphdr) <= data_end) {
+		__u16 *check = (__u16 *)(data + offset + 10);
+		__u32 sum = *check + (__u32)bpf_htons(0x0100);
+
+		*check = sum + (sum >= 0xffff); /* ip_decrease_ttl() */
+		data[offset + 8] = ttl - 1;
+		return 0;
+	}
+	result = bpf_l3_csum_replace(skb, offset + 10, old, new, sizeof(new));
 	return result ? result : bpf_skb_store_bytes(skb, offset + 8, &new, sizeof(new), 0);
 }
 

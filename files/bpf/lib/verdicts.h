@@ -10,10 +10,10 @@
 #include "compat.h"
 
 enum verdict {
-	TC_NEXT = -1,	/* leave it to the next program, in the end to the kernel */
-	TC_PASS = 0,	/* accept: skip the programs and legacy tc filters behind this one */
+	TC_NEXT = -1, /* leave it to the next program, in the end to the kernel */
+	TC_PASS = 0,  /* accept: skip the programs and legacy tc filters behind this one */
 	TC_DROP = 2,
-	TC_REDIRECT = 7,	/* only as the return value of a redirect helper */
+	TC_REDIRECT = 7, /* only as the return value of a redirect helper */
 };
 
 /* A verdict from a map or a constant, where a mistake drops rather than lets through. */
@@ -23,9 +23,6 @@ static __always_inline int tc_verdict(int verdict)
 }
 
 /* XDP has no list of programs to go on with: NEXT and PASS both give the packet to the stack. */
-static __always_inline int xdp_verdict(int verdict)
-{
-	return tc_verdict(verdict) == TC_DROP ? XDP_DROP : XDP_PASS;
-}
+static __always_inline int xdp_verdict(int verdict) { return tc_verdict(verdict) == TC_DROP ? XDP_DROP : XDP_PASS; }
 
 #endif /* CNF_VERDICTS_H */

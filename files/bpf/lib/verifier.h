@@ -35,6 +35,7 @@ static __always_inline void forget_packet(struct packet *packet, __u32 zero)
 	packet->source_port ^= zero;
 	packet->destination_port ^= zero;
 	packet->fragment ^= zero;
+	packet->ttl ^= zero;
 }
 
 #endif /* CNF_VERIFIER_H */

@@ -12,6 +12,7 @@ A build is what sources, flags and compiler decide. Constants and sizes of maps 
 
 from __future__ import annotations
 
+import functools
 import glob
 import hashlib
 import os
@@ -75,7 +76,14 @@ def compiler_for(wanted: str, known: t.Optional[mark.Mark]) -> Compiler:
     identity = identity_of(backend)
     if known is not None and identity and known.compiler_id == identity:
         return Compiler(backend, known.compiler, identity)
-    return Compiler(backend, f"{backend} {version_text(compilers.version(backend))}", identity)
+    ask = _version if identity else _version.__wrapped__
+    return Compiler(backend, f"{backend} {ask(backend, identity)}", identity)
+
+
+@functools.cache
+def _version(backend: str, _identity: str) -> str:
+    """Asked once in a process for each file that is a compiler."""
+    return version_text(compilers.version(backend))
 
 
 def choose_cheaply(wanted: str) -> str:

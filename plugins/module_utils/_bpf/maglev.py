@@ -104,6 +104,18 @@ def owners(slots: t.Sequence[int], members: t.Sequence[Member]) -> t.List[str]:
     return [members[index].name for index in slots]
 
 
+def is_settled(names: t.Sequence[str], members: t.Sequence[Member]) -> bool:
+    """Whether ``repaired`` would leave a table as it is. ``names`` has the member of each slot."""
+    counts: t.Dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    weighted = [member for member in members if member.weight]
+    if not weighted or counts.keys() != {member.name for member in weighted}:
+        return False
+    had = [counts[member.name] for member in weighted]
+    return _due(had, [member.weight for member in weighted], len(names)) == had
+
+
 def moved(old: t.Sequence[t.Optional[str]], new: t.Sequence[t.Optional[str]]) -> float:
     """The part of all slots, 0.0 to 1.0, that have another member; 1.0 if the size is another. Names, as of ``owners``."""
     if len(old) != len(new):

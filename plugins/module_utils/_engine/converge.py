@@ -170,6 +170,15 @@ class _Run:
                 notes += advice(self.host, [op for op in plan.operations if op.key.kind == name])
         return notes
 
+    def _prechecked(self, plan: Plan) -> t.List[str]:
+        """What the kinds find before anything is touched; a plan that would fail half-way is refused here, also in check mode."""
+        notes: t.List[str] = []
+        for name in dict.fromkeys(operation.key.kind for operation in plan.operations):
+            prechecked = getattr(self.kinds[name], "prechecked", None)
+            if prechecked:
+                notes += prechecked(self.host, [op for op in plan.operations if op.key.kind == name], plan)
+        return notes
+
     @staticmethod
     def _disturbed(plan: Plan) -> t.Dict[Key, None]:
         """Markers for links that the plan deletes or changes: what others have on them has to be known for undo."""
@@ -183,7 +192,7 @@ class _Run:
     def run(self) -> Outcome:
         request = self.request
         observed, plan = self.look()
-        plan = dataclasses.replace(plan, notes=(*plan.notes, *self._advice(plan)))
+        plan = dataclasses.replace(plan, notes=(*plan.notes, *self._prechecked(plan), *self._advice(plan)))
         outcome = Outcome(
             plan, self._shown(observed.values, plan), self._shown(simulate(observed.values, plan), plan)
         )
@@ -201,6 +210,7 @@ class _Run:
         if extra:
             note = f"the kernel changed more than was asked: {extra} further operations were needed"
             plan = dataclasses.replace(plan, operations=tuple(self.done), notes=(*plan.notes, note))
+        plan = dataclasses.replace(plan, notes=(*plan.notes, *self.host.notes))
         return dataclasses.replace(
             outcome, plan=plan, after=self._shown(after.values, plan), generation=number
         )
@@ -297,6 +307,8 @@ class _Run:
                 continue
             if had.owner != model.ANY_TOPOLOGY and not self.kinds[operation.key.kind].BORROWED:
                 continue
+            if getattr(had, "topology", None) == self.request.topology:
+                continue  # within an object of its own a topology may declare what tasks have filled in
             elsewhere = self.store.claim_elsewhere(operation.key)
             if elsewhere is not None:
                 raise PlanError(
@@ -310,7 +322,8 @@ class _Run:
         for item in self.request.desired:
             value = state.get(item.key)
             if value is not None:
-                shown[item.key] = model.project(value, item.value)
+                whole = getattr(self.kinds[item.key.kind], "WHOLE", False)
+                shown[item.key] = value if whole else model.project(value, item.value)
         for operation in plan.operations:
             if operation.key not in shown and operation.key in state:
                 shown[operation.key] = state[operation.key]
@@ -407,6 +420,9 @@ class _Run:
             if operation.within and getattr(self.kinds[operation.within.kind], "KEEPS_CONTENT", False):
                 continue  # undoing the deletion brought it back as it was
             inverse = operation.inverse()
+            if inverse.after is not None and getattr(self.kinds[inverse.key.kind], "NAMES_DEVICES", False):
+                undone.append(str(inverse))
+                continue  # once the devices are back, with whatever indexes they have now
             try:
                 self.on_operation("undo", number, inverse)
                 self.kinds[inverse.key.kind].apply(self.host, inverse)
@@ -414,6 +430,7 @@ class _Run:
                 self.on_operation("undone", number, inverse)
             except Exception as trouble:  # pylint: disable=broad-exception-caught
                 left.append(f"{inverse}: {trouble}")
+        left += self._put_back_by_name(wanted, before)
         left += self._not_restored(wanted, before, failed)
         with contextlib.suppress(
             CnfError, OSError
@@ -430,6 +447,31 @@ class _Run:
         )
         return ConvergeError(line, applied, undone, what, left)
 
+    def _put_back_by_name(self, wanted: t.Mapping[Key, t.Optional[t.Any]], before: Observed) -> t.List[str]:
+        """What names devices is written anew where it reads otherwise than before: a device that was made again has another index."""
+        named = {
+            key: value
+            for key, value in before.values.items()
+            if getattr(self.kinds[key.kind], "NAMES_DEVICES", False)
+        }
+        if not named:
+            return []
+        left: t.List[str] = []
+        try:
+            now = self._observe_again(wanted).values
+        except CnfError as trouble:
+            return [f"reading back: {trouble}"]
+        for key in sorted(named, key=lambda key: self.kinds[key.kind].RANK):
+            value, current = named[key], now.get(key)
+            if current == value:
+                continue
+            operation = Operation(model.CHANGE if current else CREATE, key, current, value, "undo")
+            try:
+                self.kinds[key.kind].apply(self.host, operation)
+            except Exception as trouble:  # pylint: disable=broad-exception-caught
+                left.append(f"{operation}: {trouble}")
+        return left
+
     def _moved(self, key: Key) -> bool:
         """Whether an implied deletion went along with a change (a link that moved) that was done."""
         return any(operation.key == key and operation.verb == model.CHANGE for operation in self.done)
@@ -442,6 +484,7 @@ class _Run:
         except CnfError as trouble:
             return [f"reading back: {trouble}"]
         touched = {operation.key for operation in self.done} | ({failed.key} if failed is not None else set())
+        touched |= {key for key in before.values if getattr(self.kinds[key.kind], "NAMES_DEVICES", False)}
         return [
             f"{key} is not as it was" for key in sorted(touched) if now.get(key) != before.values.get(key)
         ]
@@ -525,7 +568,7 @@ def _lent(found: t.Any, desired: t.Any) -> t.Any:
 
 def _still_there(kinds: Kinds, claims: t.Mapping[Key, Claim], plan: Plan) -> t.Dict[Key, Claim]:
     """The claims without what lay in a namespace, on a link or in an object that the plan removed for good."""
-    removed: t.Dict[Key, bool] = {op.key: op.after is None for op in plan.operations}
+    removed: t.Dict[Key, bool] = {op.key: op.after is None or _is_empty(kinds, op) for op in plan.operations}
     gone = {key for key, is_gone in removed.items() if is_gone}
     spaces = {key.id for key in gone if key.kind == "netns"}
     return {
@@ -538,6 +581,11 @@ def _still_there(kinds: Kinds, claims: t.Mapping[Key, Claim], plan: Plan) -> t.D
             and not gone.intersection(_stands_on(kinds, key))
         )
     }
+
+
+def _is_empty(kinds: Kinds, operation: Operation) -> bool:
+    is_empty = getattr(kinds.get(operation.key.kind), "is_empty", None)
+    return bool(is_empty and is_empty(operation.after))
 
 
 def _stands_on(kinds: Kinds, key: Key) -> t.Tuple[Key, ...]:

@@ -36,7 +36,8 @@ class Key(t.NamedTuple):
 class Value(t.Protocol):
     """What the engine needs of a resource's dataclass."""
 
-    def key(self) -> Key: ...
+    def key(self) -> Key:
+        """What no two of a host share."""
 
     def needs(self) -> t.Tuple[Key, ...]:
         """Keys that must exist first: the namespace, the link, the parent."""
@@ -147,7 +148,11 @@ class Kind(t.Protocol):
     # rebuilt without being asked, lacking(host, value) for what the kernel lacks to make a value,
     # advice(host, operations) for traps to be told, settled(host, desired, observed) for what only the host can fill in,
     # exists(host, key) where others may need it undeclared, stands_on(key) for what a claim goes with, LINGERS for what does
-    # not vanish with what it stands on, ENUMERATED when observe() finds all that a topology has.
+    # not vanish with what it stands on, ENUMERATED when observe() finds all that a topology has, WHOLE when a declaration leaves
+    # nothing undeclared, NAMES_DEVICES when values hold indexes of devices that they name, GOES_LAST when what is removed may be
+    # named by others until they have changed, is_empty(value) when nothing is left to be claimed, joined(parts) where several
+    # items declare one value, prechecked(host, operations, plan) for what would fail half-way, and for telling
+    # summary(before, after), shown(value) and diff_lines(before, after).
     # A value may have follows(): keys that, when they are declared too, come first without being needed.
 
     def side_effects(
@@ -201,6 +206,8 @@ def describe(value: t.Any) -> t.Dict[str, t.Any]:
         part = getattr(value, name)
         if part is None or part == {}:
             continue
+        if hasattr(part, "described"):
+            part = part.described()
         described[name] = describe(part) if dataclasses.is_dataclass(part) else part
     return described
 
@@ -216,6 +223,8 @@ BOOKKEEPING = (
     "note",
     "incompatible_maps",
     "adopt",
+    "validate",
+    "audit",
 )  # fields that are not state that a user declared
 
 

@@ -70,10 +70,12 @@ class _Planner:
         leaving = [key for key in self.claims if key in prune and key not in declared]
         doomed = [key for key in leaving if key in self.state and not self.claims[key].displaced_by]
         self._check_needs(desired, {name for key in doomed for name in self.state[key].provides()})
-        self._remove(doomed, {item.key: item for item in rebuilt})
+        last = [key for key in doomed if getattr(self.kinds[key.kind], "GOES_LAST", False)]
+        self._remove([key for key in doomed if key not in last], {item.key: item for item in rebuilt})
         self._put_back(leaving)
         for item in self._in_order(desired):
             self._converge(item)
+        self._remove([key for key in last if key in self.state], {})
         self._remove_namespaces([key for key in doomed if key.kind == "netns"])
         return Plan(tuple(self.operations), tuple(self.notes))
 
@@ -169,14 +171,21 @@ class _Planner:
             raise PlanError(
                 f"{item.path}: {item.key}: its name is taken by a link that is not ours ({current.blocked}); rename that one first"
             )
-        changes = ", ".join(
+        changes = self._summary(item.key, current, target)
+        start = len(self.operations)
+        self._do(Operation(CHANGE, item.key, current, target, changes or "taken over (adopt)"))
+        self._put_back_foreign({op.key: op.before for op in self.operations[start:] if op.within == item.key})
+
+    def _summary(self, key: Key, current: t.Any, target: t.Any) -> str:
+        """What a change consists of: field by field, unless the kind has better words."""
+        summary = getattr(self.kinds[key.kind], "summary", None)
+        if summary:
+            return str(summary(current, target))
+        return ", ".join(
             f"{name} {_text(had)} -> {_text(has)}"
             for name, had, has in model.differences(current, target, skip=model.BOOKKEEPING)
             if has is not None or name not in model.field_names(type(target))  # within a mapping: taken out
         )
-        start = len(self.operations)
-        self._do(Operation(CHANGE, item.key, current, target, changes or "taken over (adopt)"))
-        self._put_back_foreign({op.key: op.before for op in self.operations[start:] if op.within == item.key})
 
     def _check_names_free(self, item: Desired) -> None:
         """A far end's name may be held by a link that is nobody's business here."""

@@ -20,6 +20,7 @@ import errno
 import os
 import platform
 import struct
+import time
 import typing as t
 
 from .._errors import KernelError, UnsupportedError
@@ -139,6 +140,18 @@ _SYSCALL = {  # __NR_bpf
     "ppc64": 361,
     "ppc64le": 361,
 }
+
+_MEMBARRIER = {  # __NR_membarrier
+    "x86_64": 324,
+    "aarch64": 283,
+    "riscv64": 283,
+    "loongarch64": 283,
+    "s390x": 356,
+    "ppc64": 365,
+    "ppc64le": 365,
+}
+_MEMBARRIER_CMD_GLOBAL = 1  # synchronize_rcu() (kernel/sched/membarrier.c)
+_GRACE_SECONDS = 0.05  # where that is refused (nohz_full)
 
 # What an errno means here, where its own text would mislead.
 _HINTS = {
@@ -496,10 +509,17 @@ def _items_one_by_one(fd: int, info: MapInfo, value_size: int) -> t.List[Entry]:
 
 
 def _items_in_batches(fd: int, info: MapInfo, value_size: int) -> t.List[Entry]:
+    found: t.Dict[bytes, bytes] = {}
+    for keys, values in _batches(fd, info, value_size):
+        found.update(zip(_slices(keys, info.key_size), _slices(values, value_size)))
+    return list(found.items())
+
+
+def _batches(fd: int, info: MapInfo, value_size: int) -> t.Iterator[t.Tuple[bytes, bytes]]:
+    """The keys and the values of a map, one behind the other, a batch at a time."""
     room = max(64, min(BATCH, info.max_entries))
     # The place to go on from is a bucket's number (4 bytes) in a hash, a key in other types.
     place = _Buffer(size=max(info.key_size, 8))
-    found: t.Dict[bytes, bytes] = {}
     first = True
     while True:
         keys, values = _Buffer(size=room * info.key_size), _Buffer(size=room * value_size)
@@ -512,15 +532,22 @@ def _items_in_batches(fd: int, info: MapInfo, value_size: int) -> t.List[Entry]:
         if number not in (0, errno.ENOENT):
             raise BpfError(number, f"bpf MAP_LOOKUP_BATCH {_of_map(fd)}")
         count = _u32(answer, 32)
-        found.update(
-            zip(
-                _slices(keys.read(count * info.key_size), info.key_size),
-                _slices(values.read(count * value_size), value_size),
-            )
-        )
+        yield keys.read(count * info.key_size), values.read(count * value_size)
         if number == errno.ENOENT:  # the end of the map
-            return list(found.items())
+            return
         first = False
+
+
+def map_dump(fd: int, info: MapInfo) -> t.Tuple[bytes, bytes]:
+    """The keys and the values of a map, each as one run of bytes: for maps of so many entries that objects would be slow."""
+    try:
+        chunks = list(_batches(fd, info, entry_size(info)))
+    except KernelError as problem:
+        if problem.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.EINTR):
+            raise
+        items = _items_one_by_one(fd, info, entry_size(info))
+        chunks = [(b"".join(key for key, _value in items), b"".join(value for _key, value in items))]
+    return b"".join(keys for keys, _values in chunks), b"".join(values for _keys, values in chunks)
 
 
 def map_update_batch(fd: int, keys: t.Sequence[bytes], values: t.Sequence[bytes], flags: int = ANY) -> int:
@@ -530,17 +557,20 @@ def map_update_batch(fd: int, keys: t.Sequence[bytes], values: t.Sequence[bytes]
     """
     if len(keys) != len(values):
         raise ValueError("as many values as keys are needed")
-    if not keys:
+    return map_write(fd, b"".join(keys), b"".join(values), len(keys), flags)
+
+
+def map_write(fd: int, keys: bytes, values: bytes, count: int, flags: int = ANY) -> int:
+    """The same with the keys, and the values, one behind the other."""
+    if not count:
         return 0
-    key_memory, value_memory = _Buffer(b"".join(keys)), _Buffer(b"".join(values))
-    attribute = _BATCH.pack(0, 0, key_memory.address, value_memory.address, len(keys), fd, flags, 0)
-    if _unless(
-        errno.EOPNOTSUPP, Command.MAP_UPDATE_BATCH, attribute, f"of {len(keys)} entries {_of_map(fd)}"
-    ):
-        return len(keys)
-    for key, value in zip(keys, values):
+    key_memory, value_memory = _Buffer(keys), _Buffer(values)
+    attribute = _BATCH.pack(0, 0, key_memory.address, value_memory.address, count, fd, flags, 0)
+    if _unless(errno.EOPNOTSUPP, Command.MAP_UPDATE_BATCH, attribute, f"of {count} entries {_of_map(fd)}"):
+        return count
+    for key, value in zip(_slices(keys, len(keys) // count), _slices(values, len(values) // count)):
         map_update(fd, key, value, flags)
-    return len(keys)
+    return count
 
 
 def map_delete_batch(fd: int, keys: t.Sequence[bytes]) -> int:
@@ -558,6 +588,16 @@ def map_delete_batch(fd: int, keys: t.Sequence[bytes]) -> int:
         removed += count
         start += count + 1 if number else len(keys)  # with ENOENT it stopped at an absent key
     return removed
+
+
+def wait_for_programs() -> None:
+    """Wait until every run of a program that has begun is over: programs run within an RCU read side."""
+    number = _MEMBARRIER.get(platform.machine())
+    if (
+        number is None
+        or _libc.syscall(ctypes.c_long(number), ctypes.c_long(_MEMBARRIER_CMD_GLOBAL), 0, 0) < 0
+    ):
+        time.sleep(_GRACE_SECONDS)
 
 
 # --- Links and other attachments ----------------------------------------------------------------------------------

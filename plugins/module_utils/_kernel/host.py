@@ -50,6 +50,8 @@ class Host:
         self.directory = directory
         self.files = dict(files or {})
         self.kept: t.Dict[t.Any, t.Any] = {}
+        self.notes: t.List[str] = []  # what was found while the run was under way
+        self._once_at_end: t.Dict[t.Tuple[str, ...], t.Callable[[], None]] = {}
         self._at_end: t.List[t.Callable[[], None]] = []
         self._sockets: t.OrderedDict[str, Netlink] = collections.OrderedDict()
         self._cache: t.Dict[t.Tuple[t.Any, ...], t.Any] = {}
@@ -78,13 +80,21 @@ class Host:
         while self.kept:
             self.kept.popitem()[1].close()
 
-    def at_end(self, tidy: t.Callable[[], None]) -> None:
-        """Do something once the run is confirmed, or undone: nothing can be taken back any more."""
-        self._at_end.append(tidy)
+    def at_end(self, tidy: t.Callable[[], None], once: t.Optional[t.Tuple[str, ...]] = None) -> None:
+        """Do something once the run is confirmed, or undone: nothing can be taken back any more.
+
+        ``once``: what it is about; of several with the same the first is done, and after all others.
+        """
+        if once is None:
+            self._at_end.append(tidy)
+        else:
+            self._once_at_end.setdefault(once, tidy)
 
     def finish(self) -> None:
         while self._at_end:
             self._at_end.pop(0)()
+        while self._once_at_end:
+            self._once_at_end.popitem()[1]()
 
     def forget(self) -> None:
         """Drop what was read; the next read asks the kernel again."""

@@ -28,7 +28,15 @@ from . import (
     sysctl_forwarding,
 )
 
-BPF_NAMES = ("bpf_object", "bpf_map_entry", "tcx_attach", "netkit_attach", "xdp_attach")
+BPF_NAMES = (
+    "bpf_object",
+    "bpf_map_entry",
+    "bpf_pool",
+    "bpf_policy_entry",
+    "tcx_attach",
+    "netkit_attach",
+    "xdp_attach",
+)
 BPF_DIRECTORY = "/sys/fs/bpf/cnf"  # _bpf.pins.ROOT
 
 
@@ -52,9 +60,25 @@ class Registry(t.Mapping[str, t.Any]):
 
 
 def _bpf_modules() -> t.Dict[str, types.ModuleType]:
-    from . import bpf_map_entry, bpf_object, netkit_attach, tcx_attach, xdp_attach
+    from . import (
+        bpf_map_entry,
+        bpf_object,
+        bpf_policy_entry,
+        bpf_pool,
+        netkit_attach,
+        tcx_attach,
+        xdp_attach,
+    )
 
-    modules = (bpf_object, bpf_map_entry, tcx_attach, netkit_attach, xdp_attach)
+    modules = (
+        bpf_object,
+        bpf_map_entry,
+        bpf_pool,
+        bpf_policy_entry,
+        tcx_attach,
+        netkit_attach,
+        xdp_attach,
+    )
     return {module.NAME: module for module in modules}
 
 
@@ -89,12 +113,26 @@ def revive(kind: str, data: t.Mapping[str, t.Any]) -> t.Any:
     for name in ("id", "strangers"):
         if name in fields:
             fields[name] = tuple(fields[name])
+    if kind == "bpf_policy_entry":
+        from .._bpf.policy import Policy
+
+        fields["policy"] = Policy.from_text(fields["policy"])
     return KINDS[kind].Value(**fields)
 
 
 def gather(found: t.Iterable[Desired]) -> t.List[Desired]:
-    """Desired values of one topology; raises SpecError when two items declare the same resource, naming both places."""
-    desired = list(found)
+    """Desired values of one topology; raises SpecError when two items declare the same resource, naming both places.
+
+    Of kinds whose values are declared in parts (``joined``) the parts are put together first.
+    """
+    desired: t.List[Desired] = []
+    parts: t.Dict[Key, t.List[Desired]] = {}
+    for item in found:
+        if hasattr(KINDS[item.key.kind], "joined"):
+            parts.setdefault(item.key, []).append(item)
+        else:
+            desired.append(item)
+    desired += [KINDS[key.kind].joined(items) for key, items in parts.items()]
     names: t.Dict[Key, Desired] = {}
     for item in desired:
         for key in item.value.provides():

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import sys
 import typing as t
 
 from .._bpf import btf, maps, objects, pins
@@ -30,6 +31,8 @@ LINGERS = True
 
 LINK = "link:"
 ALWAYS_THERE = (bpf.MapType.ARRAY, bpf.MapType.PERCPU_ARRAY, bpf.MapType.DEVMAP, bpf.MapType.CPUMAP)
+
+DEVICE_MAPS = (bpf.MapType.DEVMAP, bpf.MapType.DEVMAP_HASH)
 
 ARGUMENT_SPEC: t.Dict[str, t.Any] = {
     "object": {"type": "str"},
@@ -125,12 +128,31 @@ def keys(item: t.Mapping[str, t.Any], path: str, claims: t.Mapping[Key, Claim]) 
 # --- what there is --------------------------------------------------------------------------------------------------------
 
 
+class _Numbers:
+    """Types of maps of devices: the kernel takes no type information for them (map_check_no_btf), and both are 32-bit numbers."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def read_key(self, given: t.Any) -> bytes:
+        if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given < 1 << 32:
+            raise btf.BtfError(f"{self.name}: {given!r} is neither a number of 32 bits nor link:NAME")
+        return given.to_bytes(4, sys.byteorder)
+
+    read_value = read_key
+
+    def show_key(self, data: bytes) -> int:
+        return int.from_bytes(data, sys.byteorder)
+
+    show_value = show_key
+
+
 class _Map(t.NamedTuple):
     """An open map with its types, and of a trie its entries by prefix: a look-up would answer with the prefix around."""
 
     fd: int
     info: bpf.MapInfo
-    types: btf.MapTypes
+    types: t.Union[btf.MapTypes, _Numbers]
     prefixes: t.Optional[t.Dict[t.Tuple[int, int], bytes]]
 
     def get(self, key: bytes) -> t.Optional[bytes]:
@@ -150,8 +172,10 @@ def _opened(owner: str, name: str, map_name: str) -> t.Iterator[t.Optional[_Map]
         yield None
         return
     with bpf.closing(fd):
-        types = btf.map_types(fd)
+        types: t.Union[btf.MapTypes, _Numbers, None] = btf.map_types(fd)
         info = bpf.map_info(fd)
+        if types is None and info.type in DEVICE_MAPS and info.value_size == 4:
+            types = _Numbers(map_name)
         what = f"map {map_name} of object {owner}/{name}"
         if types is None:
             raise PlanError(

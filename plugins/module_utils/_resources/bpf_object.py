@@ -26,6 +26,7 @@ from . import _fields
 NAME = SECTION = "bpf_object"
 RANK = -10  # what does not compile fails before anything of the network is touched
 BORROWED = False
+WITHIN = ("bpf_map_entry", "bpf_policy_entry", "bpf_pool")  # kinds that live in the maps of an object
 ENUMERATED = True
 
 ARGUMENT_SPEC: t.Dict[str, t.Any] = {
@@ -348,13 +349,15 @@ def apply(host: Host, operation: Operation) -> None:
     value = operation.value
     owner = str(value.owner)
     host.cache_drop((NAME, owner, value.name))
-    host.at_end(lambda: _prune(host, owner))
+    host.at_end(lambda: _prune(host, owner), once=("builds", owner))
     if before is not None or os.path.isdir(pins.object_directory(owner, value.name)):
         _keep(host, owner, value.name)
     if after is None:
         if before.id is not None:  # not when undo removes what could not be made: the log says why
             host.at_end(lambda: _forget_log(host, owner, value.name))
-        objects.remove(owner, value.name)
+        _remove_with_neighbors(host, owner, value.name)
+        if owner != _fields.TASKS:
+            host.at_end(lambda: _disown(host, owner, value.name))
         if host.kept.pop("bpffs", None) is not None:
             bpffs.unmount()
         return
@@ -367,6 +370,16 @@ def apply(host: Host, operation: Operation) -> None:
     finally:
         if kept is None:
             loaded.close()
+
+
+def _remove_with_neighbors(host: Host, owner: str, name: str) -> None:
+    """Remove an object; with a router go the neighbours that the kernel keeps resolved for its next hops."""
+    from . import _policies
+
+    netns = _policies.netns_of(owner, name)
+    objects.remove(owner, name)
+    if netns is not None:
+        _policies.drop_neighbors(host, netns, _policies.used_next_hops(netns))
 
 
 class _Mounted:
@@ -490,6 +503,18 @@ def _remove_log(path: str) -> None:
             remove(place)
         except OSError:
             return
+
+
+def _disown(host: Host, owner: str, name: str) -> None:
+    """What single tasks wrote into the object's maps is gone with it, and no longer theirs."""
+    from .._store import Store
+    from . import revive
+
+    if name in pins.objects(owner):
+        return  # made anew
+    place = f"{owner}/{name}"
+    tasks = Store(_fields.TASKS, revive, os.path.dirname(host.directory))
+    tasks.disown(lambda key: key.kind in WITHIN and key.id.partition(":")[0] == place)
 
 
 def _forget_log(host: Host, owner: str, name: str) -> None:

@@ -44,7 +44,19 @@ ARGUMENT_SPEC: t.Dict[str, t.Any] = {
     **END_SPEC,
     "kind": {
         "type": "str",
-        "choices": ["veth", "bridge", "vlan", "vxlan", "vrf", "macvlan", "dummy", "tun", "tap", "existing"],
+        "choices": [
+            "veth",
+            "bridge",
+            "vlan",
+            "vxlan",
+            "vrf",
+            "macvlan",
+            "dummy",
+            "wireguard",
+            "tun",
+            "tap",
+            "existing",
+        ],
     },
     "up": {"type": "bool"},
     "peer": {"type": "dict", "options": END_SPEC},
@@ -64,6 +76,7 @@ ARGUMENT_SPEC: t.Dict[str, t.Any] = {
     "ttl": {"type": "int"},
     "table": {"type": "int"},
     "macvlan_mode": {"type": "str", "choices": ["private", "vepa", "bridge", "passthru"]},
+    "fallback": {"type": "str", "choices": ["none", "tun"]},
     "recreate": {"type": "bool", "default": False},
 }
 
@@ -90,7 +103,9 @@ RANGES = {
     "forward_delay": (0, 30),
 }
 
-SPECIAL = sorted({name for row in KINDS.values() for name in row.options} | {"peer", "parent", "ports"})
+SPECIAL = sorted(
+    {name for row in KINDS.values() for name in row.options} | {"peer", "parent", "ports", "fallback"}
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +170,9 @@ def parse(item: t.Mapping[str, t.Any], path: str, owner: str) -> t.List[Desired]
         owner=owner,
     )
     check_ends(value, path)
-    main = Desired(value, path, recreate=bool(item.get("recreate")), adopt=bool(item.get("adopt")))
+    # Another headerless device for a process to open, so that what is built around it stays the same.
+    tun = dataclasses.replace(value, kind="tun") if item.get("fallback") == "tun" else None
+    main = Desired(value, path, bool(item.get("recreate")), bool(item.get("adopt")), alternative=tun)
     return [main, *belongings(item, path, owner)]
 
 
@@ -195,6 +212,8 @@ def _check_options(kind: str, item: t.Mapping[str, t.Any], path: str) -> None:
         allowed.add("ports")
     if kind in ("vxlan", "vlan", "macvlan"):
         allowed.add("parent")
+    if kind == "wireguard":
+        allowed.add("fallback")
     for name in SPECIAL:
         if name not in allowed and item.get(name) is not None:
             fitting = sorted(allowed.intersection(SPECIAL))
@@ -333,7 +352,8 @@ def lacking(host: Host, value: Value) -> t.Optional[str]:
 
 
 def remedy(value: Value) -> str:
-    return "use a kernel that has it" + (", or set fallback: veth" if value.kind == "netkit" else "")
+    fallback = {"netkit": ", or set fallback: veth", "wireguard": ", or set fallback: tun"}
+    return f"use a kernel that has it{fallback.get(value.kind, '')}"
 
 
 # --- plan --------------------------------------------------------------------------------------------------------------

@@ -139,6 +139,8 @@ KINDS: t.Dict[str, LinkKind] = {
         options={"macvlan_mode": Option("IFLA_MACVLAN_MODE", 1, _choice("=I", MACVLAN_MODES), mutable=True)},
     ),
     "dummy": LinkKind("CONFIG_DUMMY"),
+    # Its keys and peers are secrets of whoever runs the tunnel, and set with wg(8).
+    "wireguard": LinkKind("CONFIG_WIREGUARD"),
     "tun": LinkKind("CONFIG_TUN"),
     "tap": LinkKind("CONFIG_TUN"),
 }

@@ -6,8 +6,10 @@ from __future__ import annotations
 import typing as t
 from pathlib import Path
 
+import policy_world as w
 import pytest
 from bpf_steps import COUNT, OURS, PAIR, PROGRAMS, answered, counters, nothing_new, with_count
+from policy_cases import what_if
 from sandbox import Sandbox
 from steps import assert_same, converged, four_steps, removed, settled
 from traffic import Stream
@@ -169,3 +171,24 @@ def test_a_netkit_pair_that_became_a_veth_takes_netkit_attachments(box: Sandbox)
     assert "b0 is not a netkit device but veth; use tcx_attach, or mechanism: auto" in refused["error"]
     removed(box)
     assert "clsact" not in box.sh("tc qdisc show")
+
+
+def test_the_policy_router_routes_as_a_legacy_filter(box: Sandbox) -> None:
+    """Compiled by clang elsewhere: this kernel refuses what BCC makes of it. The what-if is there too."""
+    router = {"name": "router", "object": str(PROGRAMS / "policy_router.bpf.o")}
+    converged(box, w.asymmetric())
+    w.addressed(box)
+    assert (w.answers(box, w.VIP), w.answers(box, w.VIP6)) == (0, 0)
+    document = {**w.with_router(), "bpf_object": [router]}
+    done = converged(box, document)
+    assert any("a legacy filter (clsact) is used" in note for note in done["notes"])
+    assert (w.answers(box, w.VIP), w.answers(box, w.VIP6)) == (3, 3)
+    assert w.managed(box) == [["10.0.1.1", "good"], ["fd00:1::1", "good"]]
+    told = what_if(
+        box, {"source": w.VIP, "destination": "10.0.2.2"}, {"source": "10.0.9.2", "destination": "10.0.2.2"}
+    )
+    assert [(row["outcome"], row["interface"]) for row in told] == [("redirect", "good"), ("no_match", None)]
+    settled(box, document)
+    converged(box, {**w.with_router(entries=[]), "bpf_object": [router]})
+    assert (w.answers(box, w.VIP), w.answers(box, w.VIP6)) == (0, 0)
+    removed(box)
