@@ -17,8 +17,11 @@ from importlib import metadata
 from pathlib import Path
 
 import bench_bpf
+import bench_fleet
+import bench_forwarding
 import bench_maglev
 import bench_play
+import bench_policies
 import bench_scale
 import bench_work
 from _table import Row, render
@@ -29,10 +32,14 @@ BENCHES: t.Dict[str, Bench] = {
     "crowd": bench_work.crowd,
     "import": bench_work.imports,
     "objects": bench_bpf.objects,
+    "forwarding": bench_forwarding.forwarding,
+    "entries": bench_policies.entries,
     "maglev": bench_maglev.pool,
     "play": bench_play.play,
     "tasks": bench_play.tasks,
     "scale": bench_scale.scale,
+    "chain": bench_fleet.chain,
+    "fleet": bench_fleet.fleet,
 }
 SYSTEM_VERSIONS = (
     "import platform, importlib.metadata as m; print(platform.python_version(), m.version('pyroute2'))"

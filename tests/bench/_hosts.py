@@ -146,5 +146,7 @@ def commands(box: Sandbox, batches: Batches, directory: Path, *options: str) -> 
         lines.append(f"{words} {f'-n {netns} ' if netns else ''}-batch {file} >/dev/null")
     script.write_text("\n".join(lines) + "\n", encoding="ascii")
     started = time.perf_counter()
-    box.run("sh", "-e", str(script))
+    done = box.run("sh", "-e", str(script), check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
     return time.perf_counter() - started

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The playbooks of the collection, for a small fleet whose hosts are topologies of one machine."""
+
+from __future__ import annotations
+
+import json
+import typing as t
+from pathlib import Path
+
+import pytest
+import yaml
+from bpf_steps import nothing_new
+from policy_cases import info
+from sandbox import Sandbox
+from steps import assert_same, store_files
+
+from playbooks import Ansible, recap
+
+FLEET = ("h1", "h2", "h3", "h4")
+
+
+def changes(text: str) -> t.Dict[str, int]:
+    return {host: row["changed"] for host, row in recap(text).items()}
+
+
+def test_site_verify_and_teardown(box: Sandbox, ansible: Ansible) -> None:
+    before, bpf = box.state(), box.bpf()
+    lan = {
+        "name": "lan",
+        "netns": [{"name": "a"}],
+        "link": [{"name": "v0", "kind": "veth", "peer": {"name": "v1", "netns": "a"}}],
+    }
+    inventory = {
+        "all": {
+            "hosts": {"one": {"cnf_topologies": [lan]}},
+            "children": {"simple_cnf": {"hosts": {"one": {}}}, "host_prerequisites": {"hosts": {"one": {}}}},
+        }
+    }
+    checked = ansible.playbook("site", inventory, "--check")
+    assert checked.returncode == 0, checked.stdout
+    assert_same(box.state(), before)
+    done = ansible.playbook("site", inventory)
+    assert done.returncode == 0, done.stdout
+    assert changes(checked.stdout) == changes(done.stdout) == {"one": 2}
+    assert changes(ansible.playbook("site", inventory).stdout) == {"one": 0}
+    proven = ansible.playbook("verify", inventory)
+    assert proven.returncode == 0, proven.stdout
+    assert "Every client reaches every other" in proven.stdout
+    box.sh("ip -n ns1 route del default")
+    drifted = ansible.playbook("verify", inventory)
+    assert drifted.returncode == 2
+    assert "simple_cnf has drifted: create route 0.0.0.0/0 table main metric 0 in netns ns1" in drifted.stdout
+    assert changes(ansible.playbook("site", inventory).stdout) == {"one": 1}
+    gathered = ansible.playbook("gather", inventory)
+    assert gathered.returncode == 0, gathered.stdout
+    told = yaml.safe_load((ansible.directory / "gathered" / "one.yml").read_text())
+    assert {row["name"] for row in told["topologies"]} == {"lan", "simple-cnf"}
+    assert all(row["in_sync"] for row in told["topologies"])
+    assert (ansible.directory / "gathered" / "one.yml").stat().st_mode & 0o777 == 0o600
+    gone = ansible.playbook("teardown", inventory)
+    assert gone.returncode == 0, gone.stdout
+    assert changes(ansible.playbook("teardown", inventory).stdout) == {"one": 0}
+    assert_same(box.state(), before)
+    assert store_files(box) == []
+    nothing_new(box, bpf)
+
+
+@pytest.fixture
+def fleet(box: Sandbox, ansible: Ansible) -> t.Dict[str, t.Any]:
+    """Four hosts with a router each, and a policy of one entry."""
+    for name in FLEET:
+        box.sh(
+            f"ip link add {name} type veth peer name {name}p; ip link set {name} up; ip link set {name}p up"
+        )
+        base = {"name": name, "bpf_object": [{"name": "router", "source": "policy_router.bpf.c"}]}
+        answer = box.topology(base)
+        assert "error" not in answer, answer
+        task = {"object": "router", "topology": name, "source": "10.0.0.0/8", "action": "pass"}
+        assert "error" not in box.task({"section": "bpf_policy_entry", "params": task})
+    return {"all": {"hosts": {name: {} for name in FLEET}}}
+
+
+def rollout(
+    ansible: Ansible, fleet: t.Dict[str, t.Any], entries: t.List[t.Dict[str, t.Any]], **more: t.Any
+) -> t.Tuple[int, str]:
+    given = {
+        "cnf_policy": {"topology": "{{ inventory_hostname }}", "object": "router", "entries": entries},
+        "cnf_policy_before": [
+            {"source": "10.1.1.1", "destination": "192.0.2.1", "expect": {"outcome": "pass"}}
+        ],
+        "cnf_policy_waves": [1, 2, "100%"],
+        "cnf_policy_watch": 0.1,
+        **more,
+    }
+    done = ansible.playbook("policy_rollout", fleet, "-e", json.dumps(given))
+    return done.returncode, done.stdout
+
+
+NEW = [{"source": "10.0.0.0/8", "action": "drop"}, {"source": "10.9.0.0/16", "action": "pass"}]
+EXPECTED = [{"source": "10.1.1.1", "destination": "192.0.2.1", "expect": {"outcome": "drop"}}]
+
+
+def test_a_good_policy_reaches_every_host(box: Sandbox, ansible: Ansible, fleet: t.Dict[str, t.Any]) -> None:
+    code, said = rollout(ansible, fleet, NEW, cnf_policy_after=EXPECTED)
+    assert code == 0, said
+    digests = {info(box, topology=name)["digest"] for name in FLEET}
+    assert len(digests) == 1
+    for name in FLEET:
+        assert f"{name}: {next(iter(digests))[:12]} (2 entries)" in said
+    assert changes(said) == dict.fromkeys(FLEET, 1)
+    # What the rollout wrote goes with the routers, and so does the record of it.
+    for name in FLEET:
+        box.topology({"name": name}, state="absent")
+    assert store_files(box) == []
+
+
+def test_a_bad_one_is_stopped_at_the_canary(
+    box: Sandbox, ansible: Ansible, fleet: t.Dict[str, t.Any]
+) -> None:
+    before = {name: info(box, topology=name)["digest"] for name in FLEET}
+    wrong = [{"source": "10.0.0.0/8", "action": "exempt"}]
+    code, said = rollout(ansible, fleet, wrong, cnf_policy_after=EXPECTED)
+    assert code == 2, said
+    assert {name: info(box, topology=name)["digest"] for name in FLEET} == before
+    assert "h1: " in said and "FAILED, the old policy is in place: Ask the router after" in said
+    assert said.count(" not touched") == 3
+    assert "expected outcome drop, got exempt" in said
+
+
+def test_the_budget_counts_over_all_waves(box: Sandbox, ansible: Ansible, fleet: t.Dict[str, t.Any]) -> None:
+    """One failure is within the budget of 1, the second stops the run before the last wave."""
+    before = {name: info(box, topology=name)["digest"] for name in FLEET}
+    for name in ("h1", "h3"):
+        fleet["all"]["hosts"][name]["expected_of_me"] = "no_match"
+    after = [{**EXPECTED[0], "expect": {"outcome": "{{ expected_of_me | default('drop') }}"}}]
+    code, said = rollout(ansible, fleet, NEW, cnf_policy_after=after, cnf_policy_budget=1)
+    assert code == 2, said
+    now = {name: info(box, topology=name)["digest"] for name in FLEET}
+    assert {name: now[name] == before[name] for name in FLEET} == {
+        "h1": True,
+        "h2": False,
+        "h3": True,
+        "h4": True,
+    }
+    assert said.count("FAILED, the old policy is in place") == 2
+    assert "h4: " in said and said.count(" not touched") == 1
+
+
+def test_a_policy_that_the_host_refuses_leaves_the_old_one(
+    box: Sandbox, ansible: Ansible, fleet: t.Dict[str, t.Any]
+) -> None:
+    before = {name: info(box, topology=name)["digest"] for name in FLEET}
+    wrong = [{"source": "10.0.0.0/8", "interface": "nowhere", "next_hop": "10.0.0.1"}]
+    code, said = rollout(ansible, fleet, wrong)
+    assert code == 2, said
+    assert "link nowhere is neither declared nor present" in said
+    assert {name: info(box, topology=name)["digest"] for name in FLEET} == before
+
+
+def test_the_example_inventory_says_what_its_roles_need() -> None:
+    """Each role's arguments, as its argument_specs would check them, are among the variables of its hosts."""
+    root = Path(__file__).resolve().parents[2]
+    example = root / "playbooks" / "example"
+    inventory = yaml.safe_load((example / "inventory.yml").read_text())["all"]
+    assert set(inventory["children"]) <= {path.name for path in (root / "roles").iterdir()}
+    for group, members in inventory["children"].items():
+        assert set(members["hosts"]) <= set(inventory["hosts"])
+        specs = yaml.safe_load((root / "roles" / group / "meta" / "argument_specs.yml").read_text())
+        options = specs["argument_specs"]["main"]["options"]
+        path = example / "group_vars" / f"{group}.yml"
+        given = yaml.safe_load(path.read_text()) if path.exists() else {}
+        assert set(given) <= set(options), group
+        assert {name for name, option in options.items() if option.get("required")} <= set(given), group
