@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
 from sandbox import Sandbox
 
+from playbooks import Ansible
+
 
 def pytest_collection_modifyitems(items: t.List[pytest.Item]) -> None:
     if os.geteuid() != 0:
@@ -27,6 +29,12 @@ def box() -> t.Iterator[Sandbox]:
     """An isolated host."""
     with Sandbox() as sandbox:
         yield sandbox
+
+
+@pytest.fixture
+def ansible(box: Sandbox, tmp_path: Path) -> Ansible:
+    """ansible-playbook in the isolated host."""
+    return Ansible(box, tmp_path)
 
 
 @pytest.fixture

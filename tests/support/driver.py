@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Converge documents in this process and answer with JSON, with faults on request. Reads one step a line.
 
-A step {"look": true} answers what the kernel has of BPF (``look``). Any other step: {"document": {...} or null,
-"check": bool, "adopt": bool, "state": "present"|"absent", "fail_at": n, "fail_after": n, "kill_after": n, "kill_before": n,
-"repeat": n}. The answers are what the topology module would return, or {"error": ..., "type": ...}.
+A step {"look": true} answers what the kernel has of BPF (``look``). A step {"task": {"section": ..., "params": {...},
+"state": ...}, "check": bool} runs one single task. Any other step: {"document": {...} or null, "check": bool, "adopt": bool,
+"state": "present"|"absent", "fail_at": n, "fail_after": n, "kill_after": n, "kill_before": n, "repeat": n}. The answers are
+what the modules would return, or {"error": ..., "type": ...}.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import time
 import typing as t
 from pathlib import Path
 
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
 from ansible_collections.cnf.ebpf.plugins.module_utils import _module, _report
 from ansible_collections.cnf.ebpf.plugins.module_utils._bpf import mark, sources
 from ansible_collections.cnf.ebpf.plugins.module_utils._bpf.hooks import FilterList, ProgramList, program
@@ -24,6 +27,7 @@ from ansible_collections.cnf.ebpf.plugins.module_utils._errors import CnfError, 
 from ansible_collections.cnf.ebpf.plugins.module_utils._kernel import bpf, namespaces, tc
 from ansible_collections.cnf.ebpf.plugins.module_utils._kernel.host import Host
 from ansible_collections.cnf.ebpf.plugins.module_utils._resources import KINDS, bpf_object, link_kinds, revive
+from ansible_collections.cnf.ebpf.plugins.module_utils._resources._fields import TASKS
 from ansible_collections.cnf.ebpf.plugins.module_utils._store import DEFAULT_DIRECTORY, Store
 
 PROGRAMS = Path(__file__).resolve().parent.parent.parent / "files" / "bpf"
@@ -93,6 +97,25 @@ def run(step: t.Mapping[str, t.Any]) -> t.Dict[str, t.Any]:
         return answer
     work = time.perf_counter() - started
     return {**_report.result(outcome, name), "work": work, "generation": outcome.generation}
+
+
+def run_task(step: t.Mapping[str, t.Any]) -> t.Dict[str, t.Any]:
+    """One single task, with its parameters validated as AnsibleModule would."""
+    task = step["task"]
+    section = task["section"]
+    validator = ArgumentSpecValidator(_module.resource_spec(section))
+    given = {**task["params"], "state": task.get("state", "present"), "lock_timeout": 5.0}
+    store = Store(TASKS, revive, DEFAULT_DIRECTORY)
+    try:
+        params = _module.validate(validator, given, section)
+        started = time.perf_counter()
+        request = _module._task_request(section, params, bool(step.get("check")), store)
+        with Host(store.directory, {}) as host:
+            outcome = converge(KINDS, host, store, request, fault(step))
+    except CnfError as problem:
+        return {"error": str(problem), "type": type(problem).__name__}
+    work = time.perf_counter() - started
+    return {**_report.result(outcome, section), "work": work}
 
 
 def look() -> t.Dict[str, t.Any]:
@@ -166,7 +189,7 @@ def main() -> None:
             continue
         answer: t.Dict[str, t.Any] = {}
         for _number in range(step.get("repeat", 1)):
-            answer = run(step)
+            answer = run_task(step) if step.get("task") else run(step)
         descriptors = len(os.listdir("/proc/self/fd"))
         threads = len(os.listdir("/proc/self/task"))
         print(json.dumps({**answer, "descriptors": descriptors, "threads": threads}), flush=True)

@@ -20,7 +20,9 @@ class Ansible:
     def __init__(self, box: Sandbox, directory: Path) -> None:
         self.box = box
         self.directory = directory
+        self.interpreter = sys.executable
         self.environment = {
+            **{key: value for key, value in os.environ.items() if key.startswith("COVERAGE_")},
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "HOME": str(directory),
             "LC_ALL": "C.UTF-8",
@@ -43,7 +45,7 @@ class Ansible:
         play = {"hosts": "all", "gather_facts": False, "tasks": list(tasks), **keywords}
         path = self.directory / "play.yml"
         path.write_text(json.dumps([play]), encoding="utf-8")  # JSON is YAML
-        interpreter = json.dumps({"ansible_python_interpreter": sys.executable})
+        interpreter = json.dumps({"ansible_python_interpreter": self.interpreter})
         words = ["ansible-playbook", "-i", f"{hosts},", "-c", "local", *options, str(path)]
         words[1:1] = ["-e", interpreter] if "interpreter" not in keywords.get("vars", {}) else []
         return subprocess.Popen(
@@ -52,6 +54,33 @@ class Ansible:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+        )
+
+    def playbook(
+        self, name: str, inventory: t.Mapping[str, t.Any], *options: str
+    ) -> subprocess.CompletedProcess[str]:
+        """One of the collection's playbooks, for hosts that are all this one."""
+        path = self.directory / "inventory.json"
+        path.write_text(json.dumps(inventory), encoding="utf-8")
+        interpreter = json.dumps({"ansible_python_interpreter": self.interpreter, "cnf_become": False})
+        words = [
+            "ansible-playbook",
+            "-i",
+            str(path),
+            "-c",
+            "local",
+            "-e",
+            interpreter,
+            *options,
+            f"cnf.ebpf.{name}",
+        ]
+        return subprocess.run(
+            self.box.command(*words),
+            env={**self.environment, "PWD": str(self.directory), "ANSIBLE_INJECT_FACT_VARS": "false"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
         )
 
     def run(self, tasks: t.Sequence[t.Mapping[str, t.Any]], *options: str, **keywords: t.Any) -> str:

@@ -52,8 +52,13 @@ class Sandbox:
 
     def __exit__(self, *_exception: object) -> None:
         if self._driver is not None:
-            self._driver.kill()
-            self._driver.communicate()
+            try:
+                self._driver.communicate(
+                    timeout=10
+                )  # at the end of its input it ends by itself, as a measured process has to
+            except subprocess.TimeoutExpired:
+                self._driver.kill()
+                self._driver.communicate()
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         assert self.process.stdout is not None
@@ -65,6 +70,10 @@ class Sandbox:
     def run(self, *words: str, check: bool = True, **kwargs: t.Any) -> subprocess.CompletedProcess[str]:
         """Run a program in the sandbox."""
         return subprocess.run(self.command(*words), check=check, capture_output=True, text=True, **kwargs)
+
+    def popen(self, *words: str) -> subprocess.Popen[str]:
+        """Start a program in the sandbox; what it prints can be read."""
+        return subprocess.Popen(self.command(*words), stdout=subprocess.PIPE, text=True)
 
     def sh(self, script: str) -> str:
         """Run shell lines in the sandbox, stopping at the first that fails."""
@@ -94,6 +103,18 @@ class Sandbox:
         if self._driver.wait() in (-signal.SIGKILL, 128 + signal.SIGKILL):
             return {"killed": True}
         raise RuntimeError("the driver died; its message is above")
+
+    def task(self, task: t.Mapping[str, t.Any], **options: t.Any) -> t.Dict[str, t.Any]:
+        """Run one single task, {"section", "params", "state"}, in the driver and return the answer."""
+        answer = self._ask({"task": task, **options})
+        assert answer is not None
+        return answer
+
+    @property
+    def driver_pid(self) -> int:
+        """The process id of the driver, which lives on between calls."""
+        assert self._driver is not None
+        return self._driver.pid
 
     def bpf(self) -> t.Dict[str, t.Any]:
         """What the kernel has of BPF, as the driver sees it: hooks, pins, and the ids of all programs, maps and links."""

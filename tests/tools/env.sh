@@ -27,7 +27,8 @@ install_ensurepip() {
 
 make_venv() {
     local version python
-    read -r version python < <(find_pythons | tail -n 1) || true
+    # Of this machine's own: a Python that python.sh fetched is there to be tested under.
+    read -r version python < <(find_pythons | grep -vF "$cache/" | tail -n 1) || true
     case ${version:-} in
         "" | 3.9 | 3.10) die "needs Python 3.11 or newer, for an ansible-core that is still supported" ;;
     esac

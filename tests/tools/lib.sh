@@ -32,10 +32,11 @@ result() {
     printf '%s\t%s\t%s\n' "$2" "$3" "${4:-}" >>"$results/$1.tsv"
 }
 
-# The commands that might be Python <version>: on PATH, then what pyenv has built, its newest first.
+# The commands that might be Python <version>: on PATH, then what pyenv has built, its newest first, then what python.sh fetched.
 _python_candidates() {
     type -aP "python$1"
     printf '%s\n' "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/"python$1" | sort -rV
+    printf '%s\n' "$cache/python/$1/usr/bin/python$1"
 }
 
 # find_python <version>: path of the real interpreter. Running it tells a shim of an inactive version from a Python.
@@ -68,6 +69,52 @@ missing_pythons() {
     for version in "${python_versions[@]}"; do
         grep -q "^$version " "$cache/pythons" || printf '%s ' "$version"
     done | sed 's/ $//'
+}
+
+# The ansible-cores that are checked beside the one in .venv, oldest first; `next` is the newest, pre-releases among them.
+# shellcheck disable=SC2034 # for those who source this
+core_versions=(2.18 2.20 next)
+declare -A core_requirements=([2.18]="ansible-core~=2.18.0" [2.20]="ansible-core~=2.20.0" [next]="ansible-core>=2.22.0a0")
+declare -A core_pythons=([2.18]="3.13 3.12 3.11" [2.20]="3.13 3.12 3.14" [next]="3.13 3.14")
+
+# core_python <version>: "<version> <path>" of the Python that this ansible-core is tested on.
+core_python() {
+    local version
+    for version in ${core_pythons[$1]}; do
+        find_pythons | grep "^$version " && return
+    done
+    return 1
+}
+
+# core_venv <version>: the path of an environment with that ansible-core and what tests need, made on demand.
+core_venv() {
+    local home=$cache/cores/$1/venv version python packages stamp
+    read -r version python < <(core_python "$1")
+    packages=("${core_requirements[$1]}" hypothesis mitogen pyroute2 pytest)
+    stamp="$version ${packages[*]}"
+    if [ "$(cat "$home/.stamp" 2>/dev/null)" != "$stamp" ]; then
+        mkdir -p "${home%/*}"
+        "$python" -m venv --clear "$home" >&2
+        "$home/bin/pip" install -q --disable-pip-version-check "${packages[@]}" >&2
+        # What a pre-release takes from a repository's archive must be had from PyPI.
+        find "$home" -path '*/ansible_test/_data/requirements/*.txt' -exec sed -i 's/ *@ https:.*//' {} +
+        printf '%s\n' "$stamp" >"$home/.stamp"
+    fi
+    printf '%s\n' "$home"
+}
+
+# target_venv <Python> <pyroute2>: the path of an environment such as a managed host's, made on demand.
+target_venv() {
+    local home=$cache/targets/$1-$2 python
+    python=$(find_pythons | sed -n "s/^$1 //p")
+    [ -n "$python" ] || return
+    if [ ! -e "$home/.complete" ]; then
+        mkdir -p "${home%/*}"
+        "$python" -m venv --clear "$home" >&2
+        "$home/bin/pip" install -q --disable-pip-version-check "pyroute2$([ "$2" = newest ] || printf '==%s' "$2")" >&2
+        touch "$home/.complete"
+    fi
+    printf '%s\n' "$home"
 }
 
 # Root, by sudo where needed. Asks for a password only on a terminal.

@@ -42,7 +42,12 @@ test_under() {
 
 rm -f "$results/matrix.tsv"
 status=0
+own=$("$venv/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 while read -r version python; do
+    if [ "$version" = "$own" ] && [ "$(pyroute2_for "$version")" = pyroute2 ]; then
+        result matrix passed "Python $version, pyroute2" "that is the unit tier"
+        continue
+    fi
     test_under "$version" "$python" || status=1
 done < <(find_pythons)
 missing=$(missing_pythons)

@@ -1,18 +1,28 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-3.0-or-later
 # pytest.sh <tier> [<pytest argument> ...]: run tests/<tier> and leave its results for summary.py.
+# CORE=<version>: with that ansible-core (core_versions of lib.sh), and of the integration tests those that go through Ansible.
 # Tiers other than unit change network namespaces and load programs, so they run as root.
 set -euo pipefail
 # shellcheck source=tests/tools/lib.sh
 source "$(dirname "$0")/lib.sh"
 
 tier=$1
+name=$tier
 shift
 # What root writes must not stand in a user's way later: no bytecode, no cache.
 export PYTHONDONTWRITEBYTECODE=1
-command=("$venv/bin/python" -m pytest -q "tests/$tier" "--junitxml=$results/$tier.xml" "$@")
+tests=("tests/$tier")
+if [ -n "${CORE:-}" ]; then
+    name=$tier-$CORE
+    venv=$(core_venv "$CORE")
+    [ "$tier" != integration ] || tests=(tests/integration/test_{ansible,bpf_ansible,policy_ansible,connection,roles,strategies,tutorial}.py)
+fi
+command=("$venv/bin/python" -m)
+[ "${COVERAGE:-no}" = no ] || command+=(coverage run -m) # for coverage.sh
+command+=(pytest -q "${tests[@]}" "--junitxml=$results/$name.xml" "$@")
 
-rm -f "$results/$tier.xml" "$results/$tier.tsv"
+rm -f "$results/$name.xml" "$results/$name.tsv"
 if [ -z "$(find "tests/$tier" -name 'test_*.py' 2>/dev/null | head -n 1)" ]; then
     result "$tier" skipped "tests/$tier" "there are none"
 elif [ "$tier" = unit ]; then

@@ -22,6 +22,7 @@ class Outcome(NamedTuple):
     status: str  # passed | failed | skipped
     name: str
     reason: str
+    seconds: float = 0.0
 
 
 def read_tsv(path: Path) -> list[Outcome]:
@@ -39,7 +40,8 @@ def read_junit(path: Path) -> list[Outcome]:
             elif child.tag == "skipped":
                 status, reason = "skipped", child.get("message", "")
         name = f"{case.get('classname')}::{case.get('name')}"
-        outcomes.append(Outcome(path.stem, status, name, " ".join(reason.split())[:200]))
+        seconds = float(case.get("time") or 0)
+        outcomes.append(Outcome(path.stem, status, name, " ".join(reason.split())[:200], seconds))
     return outcomes
 
 
@@ -85,6 +87,12 @@ def print_tiers(outcomes: list[Outcome]) -> None:
         print(f"{tier:12} {seconds:>8}  {told}")
 
 
+def print_slowest(outcomes: list[Outcome], number: int = 12) -> None:
+    for outcome in sorted(outcomes, key=lambda one: -one.seconds)[:number]:
+        if outcome.seconds >= 10:
+            print(f"slow {outcome.tier}: {outcome.seconds:.0f} s {outcome.name}")
+
+
 def print_reasons(outcomes: list[Outcome], status: str) -> None:
     """One line per reason, so that fifty tests lacking one kernel feature read as one fact."""
     groups: dict[tuple[str, str], list[str]] = {}
@@ -108,6 +116,7 @@ def main() -> int:
     for requirement in options.require:
         outcomes += unmet(outcomes, requirement)
     print_tiers(outcomes)
+    print_slowest(outcomes)
     print_reasons(outcomes, "skipped")
     print_reasons(outcomes, "failed")
     counts = Counter(outcome.status for outcome in outcomes)

@@ -5,21 +5,36 @@ set -uo pipefail
 # shellcheck source=tests/tools/lib.sh
 source "$(dirname "$0")/lib.sh"
 
-tiers=(lint unit matrix integration vm)
-[ -d tests/datapath ] && tiers=(lint unit matrix datapath integration vm)
+# The machines run on one core, the other tiers on the other, but for the static checks, which take what they get.
+tiers=(vm lint unit matrix datapath integration integration-2.18 coverage)
+export COVERAGE=yes
 
 rm -f "$results"/*
+rm -rf "$cache/coverage"
+mkdir -p "$cache/coverage"
 # If we are stopped half-way, the rest must not look as if it had never been asked for.
 for tier in "${tiers[@]}"; do printf 'unfinished\t0\n' >"$results/$tier.exit"; done
-for tier in "${tiers[@]}"; do
-    printf '\n== %s\n' "$tier"
-    start=$SECONDS
+
+run_tier() {
+    local tier=$1 start=$SECONDS status=0
     case $tier in
-        lint | matrix | vm) "tests/tools/$tier.sh" ;;
+        lint | matrix | vm | coverage) "tests/tools/$tier.sh" ;;
+        *-*) COVERAGE=no CORE=${tier#*-} tests/tools/pytest.sh "${tier%%-*}" ;;
         *) tests/tools/pytest.sh "$tier" ;;
-    esac
-    printf '%d\t%d\n' "$?" "$((SECONDS - start))" >"$results/$tier.exit"
+    esac || status=$?
+    printf '%d\t%d\n' "$status" "$((SECONDS - start))" >"$results/$tier.exit"
+}
+
+run_tier vm >"$logs/tier-vm.log" 2>&1 </dev/null &
+machines=$!
+trap 'kill "$machines" 2>/dev/null' EXIT
+for tier in "${tiers[@]:1}"; do
+    printf '\n== %s\n' "$tier"
+    run_tier "$tier"
 done
+printf '\n== vm\n'
+wait "$machines"
+cat "$logs/tier-vm.log"
 [ "${SUMMARY:-yes}" = no ] || exec python3 tests/tools/summary.py
 # Without a summary the caller still needs to know.
 ! grep -qv '^0' "$results"/*.exit

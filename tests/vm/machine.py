@@ -145,6 +145,7 @@ KERNELS = {
     "6.12": Kernel(suite="trixie", kernel_suite="trixie", compiler=CLANG),  # netkit and tcx
     "6.1": Kernel(suite="bookworm", kernel_suite="bookworm", compiler=BCC),  # neither
     "newest": Kernel(suite="trixie", kernel_suite="trixie-backports", compiler=CLANG),
+    "6.12-bcc": Kernel(suite="trixie", kernel_suite="trixie", compiler=BCC),
 }
 
 
