@@ -19,11 +19,22 @@ scenarios() {
     done
 }
 
+# last_error <log>: the task that ended the run and what it said, in one line. Molecule frames lines with bars and colours.
+last_error() {
+    sed 's/\x1b\[[0-9;]*m//g; s/^ *│ *//; s/\r$//' "$1" | awk '
+        /^TASK \[/ { task = $0 }
+        /^(fatal:|\[ERROR\]|ERROR|CRITICAL)/ { found = task " " $0; more = 1; next }
+        /^(PLAY|TASK)/ { more = 0 }
+        more { found = found " " $0 }
+        END { gsub(/[ \t*]+/, " ", found); print substr(found, 1, 600) }'
+}
+
 run_scenario() {
-    local name=$1 log=$logs/vm-${1//\//-}.log start=$SECONDS outcome=passed
+    local name=$1 log=$logs/vm-${1//\//-}.log start=$SECONDS outcome=passed reason=''
     rm -f "$results/vm-$name.xml" # what tests inside of its machines leave: see shared/tasks/guest.yml
     molecule test --scenario-name "$name" >"$log" 2>&1 </dev/null || outcome=failed
-    result vm "$outcome" "$name" "$([ "$outcome" = passed ] || printf 'see %s' "${log#"$root"/}")"
+    [ "$outcome" = passed ] || reason="see ${log#"$root"/}: $(last_error "$log")"
+    result vm "$outcome" "$name" "$reason"
     printf '%-7s %-30s %4d s\n' "$outcome" "$name" "$((SECONDS - start))"
     [ "$outcome" = passed ] && return
     printf '    the last lines of %s:\n' "${log#"$root"/}"
