@@ -25,7 +25,9 @@ from pathlib import Path
 report = json.loads(Path(sys.argv[1]).read_text())
 why = dict(row for row in csv.reader(Path(sys.argv[2]).open(), delimiter="\t") if row and not row[0].startswith("#"))
 total = report["totals"]["percent_covered"]
-shares = {name: one["summary"]["percent_covered"] for name, one in report["files"].items()}
+files = [str(path) for part in ("module_utils", "modules") for path in Path("plugins", part).rglob("*.py")]
+shares = {name: 0.0 for name in files if Path(name).stat().st_size}  # a file that never ran is in no report
+shares.update({name: one["summary"]["percent_covered"] for name, one in report["files"].items()})
 problems = [
     f"{name}: {share:.0f} %, and tests/coverage.tsv does not say why"
     for name, share in sorted(shares.items())
