@@ -283,17 +283,20 @@ def _write(path: str, text: str) -> None:
         file.write(text)
 
 
-def ip(words: str) -> None:
-    subprocess.run(["ip", *words.split()], check=True)
+def ip(words: str) -> str:
+    return subprocess.run(["ip", *words.split()], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def veth(near: str, far: str, *, mtu: int = 1500, far_netns: t.Optional[Namespace] = None) -> None:
-    """A pair, up at both ends; the far end in the other namespace, if there is one."""
+    """A pair, up at both ends and with carrier; the far end in the other namespace, if there is one."""
     elsewhere = f" netns {far_netns.path}" if far_netns else ""
     ip(f"link add {near} mtu {mtu} type veth peer name {far} mtu {mtu}{elsewhere}")
-    ip(f"link set {near} up")
     with far_netns or contextlib.nullcontext():
         ip(f"link set {far} up")
+    ip(f"link set {near} up")
+    # The end that came up first, without carrier, drops what it should send until a kernel worker has seen the carrier.
+    with far_netns or contextlib.nullcontext():
+        assert eventually(lambda: "qdisc noop " in ip(f"link show {far}"), False) is False
 
 
 class Tun:

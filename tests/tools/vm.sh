@@ -2,21 +2,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Run the Molecule scenarios, each with its own log and one result: all of them, or those named on the command line.
 # A failing scenario doesn't keep the others from running.
+# CLAIMS=<directory>: leave out those that another such run has taken, so that several share the work (see test.sh).
 set -euo pipefail
 # shellcheck source=tests/tools/lib.sh
 source "$(dirname "$0")/lib.sh"
 
 export PATH=$venv/bin:$PATH
 
-# Scenario names as Molecule knows them. `default` without a converge.yml only makes and removes the machines.
+# Scenario names as Molecule knows them, the longest first. `default` without a converge.yml only makes and removes the machines.
 scenarios() {
     local file name
     find extensions/molecule -name molecule.yml 2>/dev/null | sort | while read -r file; do
         name=${file#extensions/molecule/}
         name=${name%/molecule.yml}
         [ "$name" = default ] && [ ! -e extensions/molecule/default/converge.yml ] && continue
-        printf '%s\n' "$name"
-    done
+        case $name in netkit | fleet) printf '0 %s\n' "$name" ;; *) printf '1 %s\n' "$name" ;; esac
+    done | sort | cut -d ' ' -f 2
 }
 
 # last_error <log>: the task that ended the run and what it said, in one line. Molecule frames lines with bars and colours.
@@ -42,11 +43,12 @@ run_scenario() {
     return 1
 }
 
-rm -f "$results/vm.tsv"
+[ -n "${CLAIMS:-}" ] || rm -f "$results/vm.tsv"
 if [ $# -gt 0 ]; then names=("$@"); else mapfile -t names < <(scenarios); fi
 [ "${#names[@]}" -gt 0 ] || { result vm skipped scenarios "there are none"; exit 0; }
 status=0
 for name in "${names[@]}"; do
+    if [ -n "${CLAIMS:-}" ] && ! mkdir "$CLAIMS/${name//\//-}" 2>/dev/null; then continue; fi
     if command -v qemu-system-x86_64 >/dev/null; then
         run_scenario "$name" || status=1
     else

@@ -9,7 +9,8 @@ from collections import Counter
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.cnf.ebpf.plugins.module_utils._bpf import maglev
@@ -18,7 +19,7 @@ from ansible_collections.cnf.ebpf.plugins.module_utils._bpf.maglev import Maglev
 WEIGHTS = st.one_of(
     st.just(1), st.integers(1, 100), st.sampled_from([1, 10_000]), st.sampled_from([2**n for n in range(11)])
 )
-some = settings(max_examples=80, deadline=None)
+some = examples(80)
 
 
 @st.composite

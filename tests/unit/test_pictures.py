@@ -7,7 +7,8 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.cnf.ebpf.plugins.plugin_utils.pictures import (
@@ -19,7 +20,7 @@ from ansible_collections.cnf.ebpf.plugins.plugin_utils.pictures import (
     svg,
 )
 
-quick = settings(max_examples=100, deadline=None)
+quick = examples(100)
 
 EDGE = {
     "netns": [{"name": "cnf"}],

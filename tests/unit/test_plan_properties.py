@@ -6,8 +6,9 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from examples import examples
 from fakes import FakeKernel, MemoryStore, parsed, request, run
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, given
 from hypothesis import strategies as st
 
 from ansible_collections.cnf.ebpf.plugins.module_utils._engine import model
@@ -22,7 +23,7 @@ ADDRESSES = ("10.0.1.1/24", "10.0.1.2/24", "10.0.2.1/16", "fd00::1/64", "fd00::2
 NEIGHBORS = ("10.0.1.9", "fd00::9")
 PREFIXES = ("10.7.0.0/16", "10.8.0.0/16", "fd07::/64")
 
-quick = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+quick = examples(60, suppress_health_check=list(HealthCheck))
 
 
 def some(choices, most=2):

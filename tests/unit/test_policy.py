@@ -7,7 +7,8 @@ import ipaddress
 import socket
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.cnf.ebpf.plugins.module_utils._bpf import policy, policy_input
@@ -22,7 +23,7 @@ from ansible_collections.cnf.ebpf.plugins.module_utils._bpf.policy import (
 )
 from ansible_collections.cnf.ebpf.plugins.module_utils._errors import SpecError
 
-quick = settings(max_examples=150, deadline=None)
+quick = examples(150)
 
 
 def entry(**item):
@@ -418,7 +419,7 @@ def declared(conditions, priorities, protocol, port, address):
     return min(fitting, key=lambda one: policy.rank(one, priorities), default=None)
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(policies(), st.data())
 def test_the_condition_that_decides_is_the_one_that_was_meant(one, data):
     conditions = one.table(policy.CONDITIONS)

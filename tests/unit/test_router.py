@@ -13,7 +13,8 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from test_policy import ACTIONS, hop, packed, policies, policy_from
 
@@ -42,7 +43,7 @@ SIZES = {
     "nexthops": 32,
     "pools": 8,
 }
-quick = settings(max_examples=50, deadline=None)
+quick = examples(50)
 
 
 def name_of(index):
@@ -221,7 +222,7 @@ def test_there_and_back_leaves_nothing(one, two):
     assert {name: rows for name, rows in maps.rows.items() if name != "health"} == clean
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(policies(), policies())
 def test_at_each_step_a_packet_meets_the_old_entry_or_the_new_one(one, two):
     """But for conditions of another class: which port belongs to which is one write a port, and so are sources."""
