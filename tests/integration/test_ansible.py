@@ -124,6 +124,64 @@ def test_each_module_as_a_task(box: Sandbox, ansible: Ansible) -> None:
     assert_same(box.state(), before)
 
 
+def test_namespaces_are_read_with_all_that_is_in_them(box: Sandbox, ansible: Ansible) -> None:
+    box.sh("ip netns add foreign; ip -n foreign link set lo up")
+    tasks: t.List[t.Dict[str, t.Any]] = [
+        {
+            "cnf.ebpf.topology": {
+                "name": "edge",
+                "netns": [{"name": "red"}],
+                "link": [
+                    {
+                        "name": "v0",
+                        "kind": "veth",
+                        "peer": {
+                            "name": "v1",
+                            "netns": "red",
+                            "mtu": 1400,
+                            "mac": "02:00:00:00:00:01",
+                            "addresses": ["10.0.0.2/24", "fd00::2/64"],
+                        },
+                    }
+                ],
+                "route": [{"netns": "red", "destination": "default", "via": "10.0.0.1"}],
+            }
+        },
+        {"cnf.ebpf.netns_info": {}, "register": "found"},
+        {"cnf.ebpf.netns_info": {"name": "red"}, "register": "red"},
+        {"cnf.ebpf.netns_info": {"name": "re"}, "register": "like"},
+        {
+            "ansible.builtin.copy": {
+                "content": "{{ [found, red, like] | map(attribute='namespaces') | to_json }}",
+                "dest": str(ansible.directory / "found.json"),
+            }
+        },
+    ]
+    assert recap(ansible.run(tasks))["localhost"]["failed"] == 0
+    both, red, none = json.loads((ansible.directory / "found.json").read_text())
+    assert ([space["name"] for space in both], none) == (["foreign", "red"], [])
+    assert both[1]["name"] == red[0]["name"]
+    foreign = both[0]
+    assert (foreign["lo_up"], foreign["topology"]) == (True, None)
+    assert foreign["state"] == {"sysctl_forwarding": [{"netns": "foreign", "ipv4": False, "ipv6": False}]}
+    assert (red[0]["lo_up"], red[0]["topology"]) == (True, "edge")
+    (found,) = [one for one in red[0]["links"] if one["name"] == "v1"]
+    addresses = found.pop("addresses")
+    assert addresses[:1] == ["10.0.0.2/24"] and "fd00::2/64" in addresses
+    assert {key: found[key] for key in ("kind", "topology", "up", "mtu", "mac", "master", "peer")} == {
+        "kind": "veth",
+        "topology": "edge",
+        "up": True,
+        "mtu": 1400,
+        "mac": "02:00:00:00:00:01",
+        "master": "",
+        "peer": {"name": "v0", "netns": ""},
+    }
+    state = red[0]["state"]
+    assert [row["destination"] for row in state["route"]] == ["0.0.0.0/0"]
+    assert "netns" not in state
+
+
 def wrapper(path: Path, *words: str) -> str:
     """An interpreter that is another program with these words before the arguments."""
     path.write_text(f'#!/bin/sh\nexec {" ".join(words)} "$@"\n', encoding="utf-8")

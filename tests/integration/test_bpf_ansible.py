@@ -118,6 +118,67 @@ def test_load_attach_and_again(box: Sandbox, ansible: Ansible) -> None:
     assert box.sh("ls -A /var/lib/cnf-ebpf").split() == ["lock"]
 
 
+def test_each_other_module_as_a_task(box: Sandbox, ansible: Ansible) -> None:
+    """Check mode foretells each by itself on top of those before it; then all at once, again, and gone."""
+    box.sh("sysctl -qw net.ipv4.conf.b0.forwarding=1")
+    before = box.bpf()
+    objects: t.List[Task] = [
+        {"cnf.ebpf.bpf_object": {"name": name, "source": f"{source}.bpf.c"}}
+        for name, source in (("count", "count"), ("mirror", "mirror"), ("router", "policy_router"))
+    ]
+    member = {"address": "10.0.0.2", "interface": "b0"}
+    tasks: t.List[t.Tuple[str, Task, str]] = [
+        (
+            "xdp_attach",
+            {"object": "count", "program": "count_xdp", "link": "b0", "mode": "generic"},
+            "+xdp_attach b0 xdp tasks/count:count_xdp: mode=generic",
+        ),
+        (
+            "netkit_attach",
+            {"object": "mirror", "program": "mirror", "link": "b0", "hook": "primary", "mechanism": "auto"},
+            "+netkit_attach b0 primary tasks/mirror:mirror",
+        ),
+        (
+            "bpf_map_entry",
+            {"object": "mirror", "map": "target", "key": 0, "value": "link:b0"},
+            "+bpf_map_entry tasks/mirror:target 0: value=link:b0",
+        ),
+        (
+            "bpf_pool",
+            {"object": "router", "name": "web", "members": [member]},
+            "+pool tasks/router:web: member 10.0.0.2%b0 weight 1",
+        ),
+    ]
+    ansible.run(objects)
+    for module, arguments, line in tasks:
+        task = {f"cnf.ebpf.{module}": arguments}
+        foretold = ansible.run([task], "--check", "--diff")
+        done = ansible.run([task, task], "--diff")
+        assert (counts(foretold), counts(done)) == ((1, 1, 0), (2, 1, 0))
+        assert changed_lines(foretold) == changed_lines(done)
+        assert any(row.startswith(line) for row in changed_lines(done)), (line, changed_lines(done))
+    assert box.hooks() == {
+        ":b0 xdp generic": ["tasks/count:count_xdp"],
+        ":b0 egress": ["tasks/mirror:mirror"],
+    }
+
+    names = {
+        "bpf_map_entry": {"object": "mirror", "map": "target", "key": 0},
+        "bpf_pool": {"object": "router", "name": "web"},
+    }
+    gone: t.List[Task] = [
+        {f"cnf.ebpf.{module}": {**names.get(module, arguments), "state": "absent"}}
+        for module, arguments, _line in reversed(tasks)
+    ]
+    assert counts(ansible.run([*gone, *gone])) == (8, 4, 0)
+    assert box.hooks() == {}
+    absent: t.List[Task] = [
+        {"cnf.ebpf.bpf_object": {"name": name, "state": "absent"}} for name in ("count", "mirror", "router")
+    ]
+    ansible.run(absent)
+    nothing_new(box, before)
+
+
 def test_entries_and_a_loop(box: Sandbox, ansible: Ansible) -> None:
     hooks = [{"link": "b0"}, {"link": "b0", "hook": "egress"}, {"link": "a0", "netns": "client"}]
     tasks: t.List[Task] = [

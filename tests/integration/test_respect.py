@@ -176,3 +176,15 @@ def test_moving_a_device_tells_which_leased_addresses_end(box: Sandbox) -> None:
     document = {"netns": [{"name": "red"}], "link": [{"name": "nic0", "kind": "existing", "netns": "red"}]}
     notes = box.topology(document, check=True)["notes"]
     assert len(notes) == 1 and "the move ends 192.0.2.7/24" in notes[0]
+
+
+def test_a_networkd_that_removes_routes_of_others_is_told_of(box: Sandbox) -> None:
+    """By the files that it leaves and reads, for none runs here."""
+    document = {"link": [PAIR], "route": [{"destination": "10.9.0.0/16", "via": "10.0.0.2"}]}
+    about = "route: systemd-networkd removes routes of others on this host; set ManageForeignRoutes=no in networkd.conf"
+    assert about not in box.topology(document, check=True)["notes"]
+    box.sh("mkdir -p /run/systemd; mount -t tmpfs sandbox /run/systemd")
+    box.sh("cd /run/systemd; mkdir netif networkd.conf.d; : >netif/state")
+    assert about in box.topology(document, check=True)["notes"]
+    box.sh("printf '[Network]\\nManageForeignRoutes=no\\n' >/run/systemd/networkd.conf.d/cnf.conf")
+    assert about not in converged(box, document)["notes"]
