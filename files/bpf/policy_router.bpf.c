@@ -162,6 +162,7 @@ enum counter_index {
 	POLICY_FAILED,      /* dropped: no memory to change it */
 	/* Outcomes without a match; all but malformed packets (malformed_verdict) are left to the kernel. */
 	POLICY_NO_MATCH,
+	POLICY_ON_WAY,     /* at egress: leaves by the device of its next hop, and to it, as this program made it */
 	POLICY_OTHER,      /* neither IPv4 nor IPv6 */
 	POLICY_VLAN,       /* tagged */
 	POLICY_OTHER_HOST, /* a frame for another station */
@@ -810,6 +811,44 @@ static __always_inline int send(const struct packet *packet, const struct decisi
 	return bpf_redirect_neigh(decision->ifindex, &hop, sizeof(hop), 0);
 }
 
+/* A packet for a next hop by the very device that it is at. At ingress it is turned back. At egress it may be the one that was
+ * redirected there, and comes by the hook again: then its frame is for the next hop already, or it needs none. Where the FIB tells no
+ * address (lib/liveness.h), egress is known by the device that the packet came in by, and what leaves by the right device has to do.
+ */
+static __always_inline int is_on_its_way(struct __sk_buff *skb, const struct packet *packet,
+					 const struct decision *decision, int link_header)
+{
+	const __u32 known = ANSWER(SUCCESS) | ANSWER(FRAG_NEEDED);
+	struct bpf_fib_lookup fib = {};
+	__u16 frame[3] = {}, *wanted = (__u16 *)fib.dmac;
+	int answer;
+
+	if (!link_header)
+		return skb->ingress_ifindex != skb->ifindex;
+	fib.ifindex = decision->ifindex;
+	fib.family = decision->family;
+	if (!decision->family)
+		fib.family = packet->ethertype == bpf_htons(ETH_P_IP) ? FAMILY_IPV4 : FAMILY_IPV6;
+	copy_address(fib.ipv6_dst, decision->address);
+	answer = bpf_fib_lookup(skb, &fib, sizeof(fib), BPF_FIB_LOOKUP_DIRECT | BPF_FIB_LOOKUP_OUTPUT);
+	if (answer == BPF_FIB_LKUP_RET_NO_NEIGH)
+		return 0;
+	if (answer < 0 || !(known >> answer & 1))
+		return skb->ingress_ifindex != skb->ifindex;
+	return !bpf_skb_load_bytes(skb, 0, frame, sizeof(frame)) && frame[0] == wanted[0] && frame[1] == wanted[1] &&
+	       frame[2] == wanted[2];
+}
+
+/* It matched and was counted when it was redirected. */
+static __always_inline void leave_on_its_way(struct decision *decision)
+{
+	decision->outcome = POLICY_ON_WAY;
+	decision->verdict = TC_NEXT;
+	decision->table = TABLE_NONE;
+	decision->counter = 0;
+	decision->flags = 0;
+}
+
 SEC("tc")
 int policy_router(struct __sk_buff *skb)
 {
@@ -819,6 +858,9 @@ int policy_router(struct __sk_buff *skb)
 	int link_header = 1;
 
 	decide(skb, &packet, &decision, &link_header, 0);
+	if (decision.outcome == POLICY_REDIRECT && decision.ifindex == skb->ifindex &&
+	    is_on_its_way(skb, &packet, &decision, link_header))
+		leave_on_its_way(&decision);
 	if (decision.outcome == POLICY_REDIRECT && prepare(skb, &packet, link_header)) {
 		decision.outcome = POLICY_FAILED;
 		decision.verdict = TC_DROP;

@@ -806,6 +806,8 @@ def test_next_hops_die_and_come_back(compiler: str, version: int, strict: bool) 
             )
             continue
         assert p.eventually(look, wanted) == wanted, command
+        # Between the two answers of a look a tick may have passed; from here on both are new.
+        assert look() == wanted, command
     assert set(router.packets()) >= {"DEAD", "SKIPPED"}
 
 
@@ -941,6 +943,108 @@ def test_explain_for_a_device(compiler: str) -> None:
             router.programs["explain"], p.ethernet(V4, destination=destination), context=context
         )
         assert COUNTERS[ANSWER.unpack(answer.data)[1]] == outcome
+
+
+def unicast(wire: p.Capture) -> t.List[bytes]:
+    """Without what IPv6 sends by itself."""
+    return [frame for frame in wire.frames() if not frame[0] & 1]
+
+
+def of_unicast(router: Router) -> t.Dict[str, int]:
+    others = ("TOTAL", "GROUP", "LOCAL", "NEIGHBOR")
+    return {name: packets for name, packets in router.packets().items() if name not in others}
+
+
+@BOTH
+@pytest.mark.usefixtures("netns")
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("liveness", [True, False])
+def test_at_egress_a_next_hop_on_the_same_lan_gets_the_frame_once(
+    compiler: str, version: int, liveness: bool
+) -> None:
+    """Two gateways on one device: the frame for the wrong one goes to the right one, and is not routed anew when it leaves."""
+    ifindex = device("first", 11)
+    right = bytes.fromhex("020000000033")
+    for address in ("10.11.0.3", "fd11::3"):
+        p.ip(f"neighbor replace {address} lladdr {right.hex(':')} dev first nud permanent")
+    hop, network = (hop4, V4) if version == 4 else (hop6, V6)
+    policy = dataclasses.replace(
+        BASE,
+        defaults={version: Choice(1, 1)},
+        actions={1: Action(m.NEXT_HOPS, (1,), check=liveness)},
+        nexthops={1: hop(ifindex, 11, 3)},
+    )
+    router = load(compiler, policy)
+    wrong = p.ethernet(network, destination=NEIGHBOR)
+    with p.attached(router.programs["policy_router"], "first", "egress"), p.Capture("firstx") as wire:
+        p.send("first", wrong)
+        assert p.eventually(lambda: len(unicast(wire)), 1) == 1
+        (frame,) = unicast(wire)
+        assert (frame[:6], frame[12:]) == (right, wrong[12:])
+        assert of_unicast(router) == {"DEFAULT": 1, "REDIRECT": 1, "ON_WAY": 1}
+        assert router.entry(1)[0] == 1
+        # One that is for the right gateway by itself is left alone.
+        p.send("first", p.ethernet(network, destination=right))
+        assert p.eventually(lambda: len(unicast(wire)), 2) == 2
+        assert of_unicast(router) == {"DEFAULT": 1, "REDIRECT": 1, "ON_WAY": 2}
+
+
+@BOTH
+@pytest.mark.usefixtures("netns")
+@pytest.mark.parametrize("version", [4, 6])
+def test_at_the_egress_of_both_devices_a_frame_changes_over_once(compiler: str, version: int) -> None:
+    device("first", 11)
+    second = device("second", 12)
+    hop, network = (hop4, V4) if version == 4 else (hop6, V6)
+    policy = dataclasses.replace(
+        BASE,
+        defaults={version: Choice(1)},
+        actions={1: Action(m.NEXT_HOPS, (1,), check=True)},
+        nexthops={1: hop(second, 12)},
+    )
+    router = load(compiler, policy)
+    program = router.programs["policy_router"]
+    with (
+        p.attached(program, "first", "egress"),
+        p.attached(program, "second", "egress"),
+        p.Capture("secondx") as wire,
+    ):
+        p.send("first", p.ethernet(network, destination=bytes(5) + b"\1"))
+        assert p.eventually(lambda: len(unicast(wire)), 1) == 1
+        assert unicast(wire)[0][:6] == NEIGHBOR
+        assert of_unicast(router) == {"DEFAULT": 1, "REDIRECT": 1, "ON_WAY": 1}
+
+
+@BOTH
+@pytest.mark.usefixtures("netns")
+def test_at_ingress_a_next_hop_by_the_same_device_turns_the_packet_back(compiler: str) -> None:
+    ifindex = device("first", 11)
+    policy = dataclasses.replace(
+        BASE,
+        defaults={4: Choice(1)},
+        actions={1: Action(m.NEXT_HOPS, (1,), check=True)},
+        nexthops={1: hop4(ifindex, 11)},
+    )
+    router = load(compiler, policy)
+    with p.attached(router.programs["policy_router"], "first", "ingress"), p.Capture("firstx") as wire:
+        p.send("firstx", p.ethernet(V4, destination=link_mac("first")))
+        assert p.eventually(lambda: len(unicast(wire)), 1) == 1
+        assert unicast(wire)[0][:6] == NEIGHBOR
+    assert of_unicast(router) == {"DEFAULT": 1, "REDIRECT": 1}
+
+
+@BOTH
+def test_what_leaves_by_a_headerless_device_is_not_sent_there_again(compiler: str) -> None:
+    with contextlib.closing(p.Namespace()) as silent, silent, p.Tun("tun0") as tun:
+        ifindex = socket.if_nametoindex("tun0")
+        policy = policy_of(defaults={4: Choice(1)}, nexthops={1: NextHop(ifindex)})
+        router = load(compiler, policy)
+        p.ip("address add 10.13.0.1/24 dev tun0")
+        with p.attached(router.programs["policy_router"], "tun0", "egress"):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.sendto(b"once", ("10.13.0.9", 9))
+            assert p.eventually(lambda: len(tun.transmitted()), 1) == 1
+    assert of_unicast(router) == {"ON_WAY": 1}
 
 
 # --- Against the model -------------------------------------------------------------------------------------------------
@@ -1083,7 +1187,7 @@ def test_random_packets_and_policies_against_the_model(compiler: str) -> None:
         assert router.counters() == counters
         assert {index: list(router.entry(index)) for index in entries} == entries
     outcomes = {outcome for outcome, _cause, _table in seen}
-    assert outcomes >= {*OUTCOMES} - {"FAILED", "VLAN", "OTHER", "OTHER_HOST"}
+    assert outcomes >= {*OUTCOMES} - {"FAILED", "VLAN", "OTHER", "OTHER_HOST", "ON_WAY"}
     assert {cause for _outcome, cause, _table in seen} == {"", "DEAD", "FAMILY", "BAD_ACTION", "BAD_POOL"}
     assert {table for _outcome, _cause, table in seen} == set(TABLES)
 

@@ -110,6 +110,30 @@ def test_a_next_hop_that_does_not_answer(box: Sandbox) -> None:
     settled(box, document)
 
 
+def test_devices_of_another_namespace_than_the_attachments(box: Sandbox) -> None:
+    """Both have a device of that name; its index in one means nothing, or another, in the other."""
+    box.sh("ip link add good type veth peer name far; ip link set good up; ip link set far up")
+    box.sh("ip address add 10.0.1.2/24 dev good; sysctl -qw net.ipv4.conf.good.forwarding=1")
+    document = w.with_router(entries=[])
+    wrong = {
+        "object": "router",
+        "source": w.VIP,
+        "interface": "good",
+        "next_hop": "10.0.1.1",
+        "liveness": False,
+    }
+    document["bpf_policy_entry"] = [wrong]
+    said = (
+        "bpf_policy_entry edge/router: the router is attached to bad egress in netns server, but its devices are looked up in "
+        "the host namespace; set netns to where it is attached"
+    )
+    for check in (True, False):
+        assert said in box.topology(document, check=check)["error"]
+    assert box.namespaces() == []
+    wrong["validate"] = "warn"
+    assert said in box.topology(document, check=True)["notes"]
+
+
 def test_a_policy_that_does_not_fit_is_refused_with_the_size_that_it_needs(box: Sandbox) -> None:
     document = w.with_router(entries=[{"source": f"10.9.0.{n}", "action": "drop"} for n in range(1, 12)])
     document["bpf_object"] = [{**w.ROUTER, "maps": {"sources4_exact": 10}}]

@@ -167,6 +167,30 @@ def test_what_an_entry_does(item, action):
             "comment: has signs that cannot be printed",
         ),
         ({"action": "drop", "family": "ipv5"}, "family: 'ipv5' is none of"),
+        ({"source": "10.0.0.1", "action": "drop", "family": "ipv5"}, "family: 'ipv5' is none of"),
+        ({"source": "10.0.0.1", "action": "drop", "family": "ipv6"}, "ipv6 is not that of the address"),
+        ({"source": "fd00::1", "action": "drop", "family": "ipv4"}, "ipv4 is not that of the address"),
+        (
+            {"source": "fd00::/8", "next_hop": "10.0.0.1", "interface": "e"},
+            "IPv6 packet cannot take the IPv4 next hop",
+        ),
+        (
+            {"family": "ipv6", "next_hop": "10.0.0.1", "interface": "e"},
+            "IPv6 packet cannot take the IPv4 next hop",
+        ),
+        (
+            {"family": "both", "next_hop": "10.0.0.1", "interface": "e"},
+            "IPv6 packet cannot take the IPv4 next hop",
+        ),
+        (
+            {"source": "fd00::/8", "protocol": "icmp", "action": "drop"},
+            "protocol: icmp never matches in IPv6",
+        ),
+        (
+            {"source": "10.0.0.1", "protocol": "icmpv6", "action": "drop"},
+            "protocol: ipv6-icmp never matches in IPv4",
+        ),
+        ({"protocol": "ah", "family": "ipv6", "action": "drop"}, "protocol: ah never matches in IPv6"),
         ({"source": "10.0.0.1", "action": "drop", "liveness": "maybe"}, "neither true nor false"),
     ],
 )
@@ -259,7 +283,7 @@ ACTIONS = [
         Action("drop"),
         Action("pass"),
         Action("exempt"),
-        Action("next_hops", (hop("eth1", "10.0.1.1"),)),
+        Action("next_hops", (hop("eth1", "10.0.1.1"), hop("eth1", "fd00::2"))),
         Action("next_hops", (hop("eth1", "fd00::1"), hop("eth2")), "", True),
         Action("pool", (), "web", False, False),
     )
@@ -353,6 +377,16 @@ def test_an_entry_said_in_words_is_the_same_entry(one):
         item = policy.entry_item(one, *match)
         builder.add(policy_input.entry_of(item, "x"), "x")
     assert builder.policy() == one
+
+
+def test_what_a_host_has_can_be_put_back_though_a_device_is_gone():
+    gone = Action("next_hops", (NextHop("7 (gone)", "10.0.0.9"),))
+    one = Policy({"sources4_exact": {packed("10.0.0.1"): gone}}, {}, {})
+    assert Policy.from_text(one.to_text()) == one
+    for name in ("7 (left)", "a (gone)", "7 (gone) x", " 7 (gone)"):
+        other = Action("next_hops", (NextHop(name, "10.0.0.9"),))
+        with pytest.raises(PolicyError, match="damaged"):
+            Policy.from_text(Policy({"sources4_exact": {packed("10.0.0.1"): other}}, {}, {}).to_text())
 
 
 def test_lines_of_a_change():

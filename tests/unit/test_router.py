@@ -392,6 +392,19 @@ def test_slots_of_those_who_stay_do_not_move():
     assert gone not in after
 
 
+def test_the_same_address_behind_two_devices_is_two_members():
+    """As 169.254.0.1 is on links without numbers."""
+    maps = Maps(members=65536)
+    both = tuple((hop(device, "169.254.0.1"), 1) for device in ("eth1", "eth2"))
+    maps.set_pool("web", router.Pool("flow", False, both))
+    assert read_pool(maps).members == both
+    (slots,) = maps.pool_state().slots.values()
+    assert [slots.count(member) for member in sorted({*slots})] == [
+        len(slots) // 2 + len(slots) % 2,
+        len(slots) // 2,
+    ]
+
+
 def test_a_larger_table_is_another_pool_and_entries_follow():
     maps = Maps(members=65536)
     maps.set_pool("web", router.Pool("flow", False, ((HOPS[0], 1),)))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import socket
 import struct
 import typing as t
@@ -275,13 +276,14 @@ class Policy:
         return cls(tables, priorities, comments)
 
 
+GONE = "(gone)"  # after the index of a device that is no more; no device has a name with brackets and spaces
 COMMENT_BYTES = 111  # struct note has room for 112 with the final zero
 
 
 def _check(head: t.Mapping[str, t.Any]) -> None:
     """Refuse what no version of ours has packed: it may come from anywhere, and goes to the kernel and to logs."""
     for kind, hops, pool, strict, liveness in head["actions"]:
-        texts = [pool, *(text for hop in hops for text in hop)]
+        texts = [pool, *(re.sub(rf"^\d+ {re.escape(GONE)}$", "gone", text) for hop in hops for text in hop)]
         sound = kind in (NEXT_HOPS, POOL, *VERDICTS) and len(hops) <= NEXT_HOPS_PER_ACTION
         sound = sound and all(
             isinstance(text, str) and text.isprintable() and " " not in text for text in texts

@@ -43,7 +43,9 @@ ACTION_FIELDS = ("interface", "next_hop", "next_hops", "pool", "action", "strict
 ENTRY_FIELDS = (*MATCH_FIELDS, *ACTION_FIELDS, "priority", "comment")
 POOL_NAME_BYTES = 31  # struct pool_name
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-FAMILIES = ("ipv4", "ipv6", "both")
+FAMILIES: t.Dict[str, t.Tuple[int, ...]] = {"ipv4": (4,), "ipv6": (6,), "both": (4, 6)}
+# Protocols that no packet of an IP version has where the router looks.
+NEVER = {4: (PROTOCOLS["ipv6-icmp"],), 6: (0, PROTOCOLS["icmp"], 43, 44, 51, 60)}
 
 Item = t.Mapping[str, t.Any]
 
@@ -99,6 +101,7 @@ def entry_of(item: Item, path: str, needs_action: bool = True) -> Entry:
     """One entry from its options; unset ones are None or ''."""
     action = action_of(item, path)
     matches = matches_of(item, path, action)
+    _assert_family(item, path, matches, action)
     priority = _number(item.get("priority"), -(1 << 31), (1 << 31) - 1, f"{path}.priority") or 0
     if priority and matches[0][0] != CONDITIONS:
         raise SpecError(
@@ -111,6 +114,38 @@ def entry_of(item: Item, path: str, needs_action: bool = True) -> Entry:
     return entry
 
 
+def _assert_family(item: Item, path: str, matches: t.Sequence[Match], action: t.Optional[Action]) -> None:
+    """Refuse an entry for packets that there are not, or that its next hops cannot take."""
+    family = item.get("family") or None
+    for table, key in matches:
+        version = _version_of(table, key)
+        if family is not None and version not in FAMILIES[family]:
+            raise SpecError(f"{path}.family", f"{family} is not that of the address; leave it out")
+        if version == 6 and action is not None and action.next_hops and all(map(_is_ipv4, action.next_hops)):
+            raise SpecError(
+                path,
+                f"an IPv6 packet cannot take the IPv4 next hop {action.next_hops[0]}; give one of IPv6, or family: ipv4",
+            )
+        if table == CONDITIONS and key.protocol in NEVER[version]:
+            raise SpecError(
+                f"{path}.protocol",
+                f"{protocol_name(key.protocol)} never matches in IPv{version}: it is the other version's, or an extension header, "
+                "which the router looks behind",
+            )
+
+
+def _version_of(table: str, key: t.Any) -> int:
+    if table == DEFAULTS:
+        return t.cast(int, key)
+    if table == CONDITIONS:
+        return 4 if len(key.address) == 4 else 6
+    return 6 if "6" in table else 4
+
+
+def _is_ipv4(hop: NextHop) -> bool:
+    return "." in hop.address and ":" not in hop.address
+
+
 # --- what is matched ------------------------------------------------------------------------------------------------------
 
 
@@ -118,6 +153,8 @@ def matches_of(item: Item, path: str, action: t.Optional[Action] = None) -> t.Tu
     """The matches of an entry: conditional, by source, by destination, or the default."""
     source, destination = item.get("source") or None, item.get("destination") or None
     protocol = protocol_of(item.get("protocol"), f"{path}.protocol")
+    if (item.get("family") or None) not in (None, *FAMILIES):
+        raise SpecError(f"{path}.family", f"{item['family']!r} is none of {', '.join(FAMILIES)}")
     first, last = ports_of(item.get("destination_port"), f"{path}.destination_port")
     if first and protocol is None:
         raise SpecError(f"{path}.protocol", "missing; ports belong to a protocol, such as tcp")
@@ -149,16 +186,12 @@ def _versions(
 ) -> t.Tuple[int, ...]:
     """IP versions of an entry whose addresses do not tell: those that its protocol and its next hops are good for."""
     family = item.get("family") or None
-    if family is not None and family not in FAMILIES:
-        raise SpecError(f"{path}.family", f"{family!r} is none of {', '.join(FAMILIES)}")
-    possible: t.Tuple[int, ...] = {PROTOCOLS["icmp"]: (4,), PROTOCOLS["ipv6-icmp"]: (6,)}.get(
-        -1 if protocol is None else protocol, (4, 6)
-    )
-    if action is not None and any("." in hop.address and ":" not in hop.address for hop in action.next_hops):
+    possible: t.Tuple[int, ...] = tuple(version for version in (4, 6) if protocol not in NEVER[version])
+    if action is not None and any(_is_ipv4(hop) for hop in action.next_hops):
         possible = tuple(version for version in possible if version == 4)
     if family is None:
         return possible or (4,)
-    return {"ipv4": (4,), "ipv6": (6,), "both": (4, 6)}[family]
+    return FAMILIES[family]
 
 
 def prefix(text: t.Any, path: str) -> t.Tuple[bytes, int]:

@@ -15,6 +15,7 @@ put before others are dropped, and what nothing names any more is cleared when n
 from __future__ import annotations
 
 import array
+import collections
 import contextlib
 import os
 import socket
@@ -491,7 +492,12 @@ class _PolicyWriter:
 
     def _packed(self, action: Action) -> bytes:
         flags = (STRICT if action.strict else 0) | (CHECK if action.liveness else 0)
-        numbers = [self.hops.index(hop) for hop in action.next_hops]
+        try:
+            numbers = [self.hops.index(hop) for hop in action.next_hops]
+        except ValueError as problem:
+            raise PlanError(
+                f"an entry names what is no longer there ({action}); declare it anew, or remove it by exclusive: true"
+            ) from problem
         pool = 0
         if action.kind == POOL:
             if action.pool not in self.image.pool_names:
@@ -815,23 +821,29 @@ class _PoolWriter:
 
     def _slots(self, old: t.Sequence[int], weights: t.Mapping[int, int], declared: int) -> t.List[int]:
         """The next hop of each slot: repaired where a table is there that is large enough, else new."""
-        members = [maglev.Member(self._name(hop), weight) for hop, weight in sorted(weights.items())]
+        named = self._names({*weights, *old})
+        members = [maglev.Member(named[hop], weight) for hop, weight in sorted(weights.items())]
         if not any(member.weight for member in members):
             return []
         numbers = sorted(weights)
         size = maglev.size_for(declared)
         if len(old) >= size and len(old) in maglev.SIZES:
-            names = {hop: self._name(hop) for hop in {*old}}
-            return [numbers[slot] for slot in maglev.repaired([names[hop] for hop in old], members)]
+            return [numbers[slot] for slot in maglev.repaired([named[hop] for hop in old], members)]
         return [numbers[slot] for slot in maglev.table(members, size)]
 
-    def _name(self, index: int) -> str:
+    def _names(self, indexes: t.Iterable[int]) -> t.Dict[int, str]:
         """What a member's place in the table depends on: its address, which all hosts have in common; where that does not tell
         members apart, also its device."""
-        hop = self.members.get(index)
-        if hop is None:
-            return f"gone {index}"
-        return hop.address if hop.address and not hop.address.startswith("fe80:") else str(hop)
+        hops = {index: self.members.get(index) for index in indexes}
+        shared = collections.Counter(hop.address for hop in hops.values() if hop)
+        return {
+            index: f"gone {index}"
+            if hop is None
+            else hop.address
+            if hop.address and shared[hop.address] == 1 and not hop.address.startswith("fe80:")
+            else str(hop)
+            for index, hop in hops.items()
+        }
 
     def _filled(self, index: int, slots: t.Sequence[int], target: Pool) -> t.List[Step]:
         """The table that is not in use is filled, then the pool turns to it: by one word, as its size stays."""

@@ -16,7 +16,7 @@ import time
 import typing as t
 
 from .._bpf import objects, pins, router
-from .._bpf.policy import NextHop
+from .._bpf.policy import GONE, NextHop
 from .._errors import KernelError, PlanError, SpecError
 from .._kernel import messages, rtnl
 from .._kernel.host import Host
@@ -32,7 +32,6 @@ ANSWER_SECONDS = 8.0
 POLL_SECONDS = 0.02
 STRICT, WARN, OFF = "strict", "warn", "off"
 VALIDATE = (STRICT, WARN, OFF)
-GONE = "(gone)"  # no device has a name with brackets and spaces
 
 # What may bring about what validation asks for; then it waits until all that has run.
 PREPARING = (
@@ -309,6 +308,35 @@ def check_hops(
     if notes and validate == STRICT:
         raise PlanError(notes[0])
     return notes
+
+
+def check_attachments(value: t.Any, plan: t.Any, what: str) -> t.List[str]:
+    """A note when the router is, or will be, attached in another namespace than that of its devices, whose indexes mean others there.
+    PlanError when strict. At a netkit's primary hook packets are in the namespace of its far end, which a pin does not tell.
+    """
+    spaces = {
+        pin.place() for program, pin in pins.links(value.topology, value.object) if program == router.PROGRAM
+    }
+    for operation in plan.operations:
+        one = operation.value
+        if operation.key.kind in ("tcx_attach", "netkit_attach") and (one.owner, one.object, one.program) == (
+            value.topology,
+            value.object,
+            router.PROGRAM,
+        ):
+            place = (one.hook, one.link, one.netns)
+            spaces = spaces - {place} if operation.after is None else spaces | {place}
+    others = sorted(place for place in spaces if place[0] != "primary" and place[2] != (value.netns or ""))
+    if not others or value.validate in (None, OFF):
+        return []
+    hook, link, netns = others[0]
+    note = (
+        f"{what}: the router is attached to {link} {hook} in {f'netns {netns}' if netns else 'the host namespace'}, but its devices are "
+        f"looked up in {f'netns {value.netns}' if value.netns else 'the host namespace'}; set netns to where it is attached"
+    )
+    if value.validate == STRICT:
+        raise PlanError(note)
+    return [note]
 
 
 def is_prepared_by(plan: t.Any) -> bool:

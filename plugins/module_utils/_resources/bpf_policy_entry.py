@@ -97,7 +97,10 @@ class Value:
         found = [bpf_object.key_of(self.topology, self.object)]
         if self.exclusive is not None:
             interfaces = {hop.interface for action in self.policy.actions() for hop in action.next_hops}
-            found += [Key("link", self.netns or "", name) for name in sorted(interfaces)]
+            there = sorted(
+                name for name in interfaces if not name.endswith(_policies.GONE)
+            )  # read from a host, to be put back
+            found += [Key("link", self.netns or "", name) for name in there]
             found += [
                 bpf_pool.key_of(self.topology, self.object, action.pool)
                 for action in self.policy.actions()
@@ -398,6 +401,8 @@ def prechecked(host: Host, operations: t.Sequence[Operation], plan: model.Plan) 
         if after is None:
             continue
         notes += _counter_note(after)
+        if any(action.next_hops for action in after.policy.actions()):
+            notes += _policies.check_attachments(after, plan, f"{NAME} {after.topology}/{after.object}")
         if not _policies.is_prepared_by(plan):
             notes += _validated(host, operation, resolve=False)
     return notes

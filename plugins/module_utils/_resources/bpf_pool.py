@@ -234,9 +234,13 @@ def side_effects(operation: Operation, state: State) -> t.Dict[Key, t.Any]:
 
 def prechecked(host: Host, operations: t.Sequence[Operation], plan: model.Plan) -> t.List[str]:
     """Notes on new members; PlanError when one will not do and nothing of the plan could mend it."""
-    if _policies.is_prepared_by(plan):
-        return []
-    return [note for operation in operations for note in _validated(host, operation, resolve=False)]
+    notes = []
+    for operation in operations:
+        if operation.after is not None:
+            notes += _policies.check_attachments(operation.after, plan, str(operation.after.key()))
+        if not _policies.is_prepared_by(plan):
+            notes += _validated(host, operation, resolve=False)
+    return notes
 
 
 def _validated(host: Host, operation: Operation, resolve: bool) -> t.List[str]:
