@@ -1033,9 +1033,17 @@ def test_at_ingress_a_next_hop_by_the_same_device_turns_the_packet_back(compiler
     assert of_unicast(router) == {"DEFAULT": 1, "REDIRECT": 1}
 
 
+@pytest.fixture
+def silent() -> t.Iterator[p.Namespace]:
+    with contextlib.closing(p.Namespace()) as made:
+        with made:
+            yield made
+
+
 @BOTH
+@pytest.mark.usefixtures("silent")
 def test_what_leaves_by_a_headerless_device_is_not_sent_there_again(compiler: str) -> None:
-    with contextlib.closing(p.Namespace()) as silent, silent, p.Tun("tun0") as tun:
+    with p.Tun("tun0") as tun:
         ifindex = socket.if_nametoindex("tun0")
         policy = policy_of(defaults={4: Choice(1)}, nexthops={1: NextHop(ifindex)})
         router = load(compiler, policy)
