@@ -314,7 +314,7 @@ def check_attachments(value: t.Any, plan: t.Any, what: str) -> t.List[str]:
     """A note when the router is, or will be, attached in another namespace than that of its devices, whose indexes mean others there.
     PlanError when strict. At a netkit's primary hook packets are in the namespace of its far end, which a pin does not tell.
     """
-    spaces = {
+    places = {
         pin.place() for program, pin in pins.links(value.topology, value.object) if program == router.PROGRAM
     }
     for operation in plan.operations:
@@ -325,8 +325,8 @@ def check_attachments(value: t.Any, plan: t.Any, what: str) -> t.List[str]:
             router.PROGRAM,
         ):
             place = (one.hook, one.link, one.netns)
-            spaces = spaces - {place} if operation.after is None else spaces | {place}
-    others = sorted(place for place in spaces if place[0] != "primary" and place[2] != (value.netns or ""))
+            places = places - {place} if operation.after is None else places | {place}
+    others = sorted(place for place in places if place[0] != "primary" and place[2] != (value.netns or ""))
     if not others or value.validate in (None, OFF):
         return []
     hook, link, netns = others[0]
