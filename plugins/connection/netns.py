@@ -75,6 +75,13 @@ def entering(netns: str, keep_sys: bool) -> t.List[str]:
     return ["ip", "netns", "exec", netns]
 
 
+def no_such_netns(netns: str, errors: bytes) -> bool:
+    """Whether that is what ``ip`` or ``nsenter`` says of a namespace that is not there; the latter in the language of the host."""
+    return b"Cannot open network namespace" in errors or (
+        b"nsenter: " in errors and f"{DIRECTORY}/{netns}".encode() in errors
+    )
+
+
 def within(words: t.Sequence[str], command: str) -> str:
     """A shell's command line that runs another one behind those words."""
     return " ".join(shlex.quote(word) for word in (*words, "/bin/sh", "-c", command))
@@ -144,7 +151,7 @@ class Connection(ConnectionBase):
         if sudoable and not has_become:
             cmd = self._within(cmd)
         code, out, err = self._connection.exec_command(cmd, in_data=in_data, sudoable=sudoable)
-        if code and b"Cannot open network namespace" in err:
+        if code and no_such_netns(self.get_option("netns"), err):
             raise AnsibleConnectionFailure(
                 f"network namespace {self.get_option('netns')} does not exist on the machine; create it first (cnf.ebpf.netns)"
             )

@@ -33,8 +33,9 @@ options:
     required: true
   source:
     description:
-      - C source on the controller. An absolute path, or a name that is looked up in C(files) of the role and the playbook and then among the
-        programs of the collection (C(count.bpf.c), C(filter.bpf.c), C(mirror.bpf.c), C(xdp_redirect.bpf.c)).
+      - C source on the controller. An absolute path, or a name that is looked up in C(files) of the role and the playbook, then among the
+        programs of the collection (C(count.bpf.c), C(filter.bpf.c), C(mirror.bpf.c), C(xdp_redirect.bpf.c)), then beside the inventory
+        and where Ansible was started, and in C(files) there.
       - Headers that it includes from its own directory, or from the collection's C(files/bpf/lib), come along.
       - For a directory, its only C(*.bpf.c), or its only C(*.c), with all headers in it.
     type: str

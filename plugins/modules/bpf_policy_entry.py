@@ -109,6 +109,8 @@ options:
     description:
       - A file on the controller with entries, for very many. With a name that ends with C(.jsonl) or C(.ndjson) a JSON object on
         each line, else CSV whose first line names the columns. Columns are options; C(next_hops) are separated by spaces.
+      - An absolute path, or a name that is looked up in C(files) of the role and the playbook, then beside the inventory and where
+        Ansible was started, and in C(files) there.
     type: str
   content:
     description:

@@ -38,7 +38,10 @@ def ship_files(
         path = f"{place_of}[{number}].file" if place_of else "file"
         place = find(name)
         if place is None:
-            raise CnfError(f"{path}: {name} is not among the files of the role or the playbook")
+            raise CnfError(
+                f"{path}: {name} is not among the files of the role or the playbook, "
+                "nor beside the inventory or where Ansible was started"
+            )
         digest, content = compiled(place, path, cache)
         tables[digest] = content
         shipped.append({**item, "content": digest})

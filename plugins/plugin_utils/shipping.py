@@ -57,7 +57,7 @@ def ship(items: t.Sequence[t.Any], find: Find, single: bool = False) -> t.Tuple[
         if place is None:
             raise CnfError(
                 f"{path}: {item[option]} is neither in the files of the role or the playbook nor among the programs of the "
-                f"collection ({', '.join(own_programs())})"
+                f"collection ({', '.join(own_programs())}), nor beside the inventory or where Ansible was started"
             )
         try:
             source = sources.collect(place, [HEADERS], option)
@@ -91,22 +91,30 @@ class ShippingAction(ActionBase):
         raise NotImplementedError
 
     def find(self, name: str) -> t.Optional[str]:
-        """An absolute path, a file of the role or the playbook, or one of the collection's programs."""
-        if os.path.isabs(name):
-            return name
-        try:
-            return str(self._find_needle("files", name))
-        except AnsibleError:
-            return own_program(name)
+        """As :meth:`find_file`, or one of the collection's programs."""
+        return self._among_files(name) or own_program(name) or self._beside(name)
 
     def find_file(self, name: str) -> t.Optional[str]:
-        """An absolute path, or a file of the role or the playbook."""
+        """An absolute path, a file of the role or the playbook, or one beside the inventory or where Ansible was started.
+
+        The last two are for the playbooks of the collection, beside which nobody has files.
+        """
+        return self._among_files(name) or self._beside(name)
+
+    def _among_files(self, name: str) -> t.Optional[str]:
         if os.path.isabs(name):
             return name
         try:
             return str(self._find_needle("files", name))
         except AnsibleError:
             return None
+
+    def _beside(self, name: str) -> t.Optional[str]:
+        for directory in self._directories:
+            for path in (os.path.join(directory, "files", name), os.path.join(directory, name)):
+                if os.path.exists(path):
+                    return path
+        return None
 
     @property
     def cache_directory(self) -> str:
@@ -118,6 +126,11 @@ class ShippingAction(ActionBase):
     ) -> t.Dict[str, t.Any]:
         self._supports_async = True  # as an attribute of the class, older versions of Ansible overwrite it
         super().run(tmp, task_vars)
+        inventory = (task_vars or {}).get("inventory_dir")  # None for a host that no file declares
+        self._directories = [
+            *([str(inventory)] if inventory else []),
+            os.environ.get("PWD") or os.getcwd(),  # as lookup('env', 'PWD'), which the playbooks use
+        ]
         try:
             args = self.with_sources(dict(self._task.args))
         except CnfError as problem:

@@ -424,7 +424,7 @@ def test_a_source_that_is_nowhere(box: Sandbox, ansible: Ansible, options: t.Lis
     own = ", ".join(sorted(path.name for path in PROGRAMS.glob("*.bpf.c")))
     assert message(text) == (
         "bpf_object.source: nowhere.bpf.c is neither in the files of the role or the playbook nor among the "
-        f"programs of the collection ({own})"
+        f"programs of the collection ({own}), nor beside the inventory or where Ansible was started"
     )
     document = {"name": "edge", "bpf_object": [{"name": "x", "object": "/nowhere.o"}]}
     text = failed(ansible, [{"cnf.ebpf.topology": document}], *options)

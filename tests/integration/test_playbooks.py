@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import typing as t
 from pathlib import Path
 
@@ -83,7 +84,13 @@ def fleet(box: Sandbox, ansible: Ansible) -> t.Dict[str, t.Any]:
 def rollout(
     ansible: Ansible, fleet: t.Dict[str, t.Any], entries: t.List[t.Dict[str, t.Any]], **more: t.Any
 ) -> t.Tuple[int, str]:
-    given = {
+    done = ansible.playbook("policy_rollout", fleet, "-e", json.dumps(asked(entries, **more)))
+    return done.returncode, done.stdout
+
+
+def asked(entries: t.List[t.Dict[str, t.Any]], **more: t.Any) -> t.Dict[str, t.Any]:
+    """The variables of a rollout."""
+    return {
         "cnf_policy": {"topology": "{{ inventory_hostname }}", "object": "router", "entries": entries},
         "cnf_policy_before": [
             {"source": "10.1.1.1", "destination": "192.0.2.1", "expect": {"outcome": "pass"}}
@@ -92,8 +99,6 @@ def rollout(
         "cnf_policy_watch": 0.1,
         **more,
     }
-    done = ansible.playbook("policy_rollout", fleet, "-e", json.dumps(given))
-    return done.returncode, done.stdout
 
 
 NEW = [{"source": "10.0.0.0/8", "action": "drop"}, {"source": "10.9.0.0/16", "action": "pass"}]
@@ -112,6 +117,19 @@ def test_a_good_policy_reaches_every_host(box: Sandbox, ansible: Ansible, fleet:
     for name in FLEET:
         box.topology({"name": name}, state="absent")
     assert store_files(box) == []
+
+
+def test_a_file_is_found_where_ansible_was_started(
+    box: Sandbox, ansible: Ansible, fleet: t.Dict[str, t.Any]
+) -> None:
+    (ansible.directory / "files").mkdir()
+    (ansible.directory / "files" / "customers.csv").write_text(
+        "source,action\n10.0.0.0/8,drop\n10.9.0.0/16,pass\n"
+    )
+    policy = {"topology": "{{ inventory_hostname }}", "object": "router", "file": "customers.csv"}
+    code, said = rollout(ansible, fleet, [], cnf_policy=policy, cnf_policy_after=EXPECTED)
+    assert code == 0, said
+    assert [info(box, topology=name)["count"] for name in FLEET] == [2, 2, 2, 2]
 
 
 def test_a_bad_one_is_stopped_at_the_canary(
@@ -155,6 +173,125 @@ def test_a_policy_that_the_host_refuses_leaves_the_old_one(
     assert code == 2, said
     assert "link nowhere is neither declared nor present" in said
     assert {name: info(box, topology=name)["digest"] for name in FLEET} == before
+
+
+def lost(box: Sandbox, fleet: t.Dict[str, t.Any], hosts: t.Sequence[str], when: str) -> None:
+    """The hosts cannot be reached while the expression holds: their connection leads through a name that is not there."""
+    box.sh("ip netns attach here $$")
+    for name in hosts:
+        fleet["all"]["hosts"][name].update(
+            ansible_connection="cnf.ebpf.netns",
+            ansible_netns_transport="local",
+            ansible_netns_keep_sys=True,
+            ansible_netns="{{ 'away' if " + when + " else 'here' }}",
+        )
+
+
+WRITTEN = "cnf_rollout_new is defined and cnf_rollout_new is changed"
+
+
+@pytest.mark.parametrize(
+    "when, where, changed",
+    [
+        pytest.param(
+            "cnf_rollout_tried | default(false)", "Reach the host after the change", 0, id="in-the-change"
+        ),
+        pytest.param(WRITTEN, "Reach the host with its new policy", 2, id="by-the-change"),
+    ],
+)
+def test_a_host_that_is_lost_and_comes_back_is_put_back(
+    box: Sandbox, ansible: Ansible, fleet: t.Dict[str, t.Any], when: str, where: str, changed: int
+) -> None:
+    before = {name: info(box, topology=name)["digest"] for name in FLEET}
+    lost(box, fleet, ["h1"], when)
+    process = ansible.start_playbook("policy_rollout", fleet, "-e", json.dumps(asked(NEW)))
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if "TASK [Wait for the host]" in line:  # it is waited for before it is there
+            threading.Timer(3, box.sh, ["ip netns attach away $$"]).start()
+    assert process.wait() == 2, said
+    assert {name: info(box, topology=name)["digest"] for name in FLEET} == before
+    assert f"FAILED, the old policy is in place: {where}: the host cannot be reached any more" in said
+    assert said.count(" not touched") == 3
+    assert changes(said)["h1"] == changed  # written and put back, or neither
+
+
+def test_a_wave_that_is_lost_for_good_ends_the_run_with_its_table(
+    box: Sandbox, ansible: Ansible, fleet: t.Dict[str, t.Any]
+) -> None:
+    before = {name: info(box, topology=name)["digest"] for name in FLEET}
+    lost(box, fleet, ["h1", "h2", "h3"], WRITTEN)
+    code, said = rollout(ansible, fleet, NEW, cnf_policy_budget=1, cnf_policy_wait=1)
+    assert code == 2, said
+    now = {name: info(box, topology=name)["digest"] for name in FLEET}
+    assert [name for name in FLEET if now[name] != before[name]] == ["h1", "h2", "h3"]
+    table = [line for line in said.splitlines() if "NOT READ, which policy it runs is not known" in line]
+    assert len(table) == 3 and all("the old policy was NOT PUT BACK" in line for line in table), said
+    assert said.count(" not touched") == 1  # the budget of 1 was used up before h4
+
+
+def test_hosts_that_are_not_there_use_up_the_budget_and_are_told(
+    box: Sandbox, ansible: Ansible, fleet: t.Dict[str, t.Any]
+) -> None:
+    before = {name: info(box, topology=name)["digest"] for name in FLEET}
+    lost(box, fleet, ["h1"], "true")
+    code, said = rollout(ansible, fleet, NEW)
+    assert code == 2, said
+    assert {name: info(box, topology=name)["digest"] for name in FLEET} == before
+    assert "FAILED, the old policy is in place: Reach the host: the host cannot be reached" in said
+    assert "h1: NOT READ" in said and said.count(" not touched") == 3
+
+
+def test_a_rollout_remembers_nothing_of_the_one_before(
+    box: Sandbox, ansible: Ansible, fleet: t.Dict[str, t.Any]
+) -> None:
+    """Two in one run of Ansible: the second is stopped at its canary and puts back what the first has written."""
+    good = asked(NEW, cnf_policy_after=EXPECTED)
+    bad = asked(
+        [{"source": "10.0.0.0/8", "action": "exempt"}], cnf_policy_after=EXPECTED, cnf_policy_before=EXPECTED
+    )
+    play = ansible.directory / "both.yml"
+    steps = [{"import_playbook": "cnf.ebpf.policy_rollout", "vars": given} for given in (good, bad)]
+    play.write_text(json.dumps(steps), encoding="utf-8")
+    done = ansible.playbook(str(play), fleet)
+    assert done.returncode == 2, done.stdout
+    digests = {info(box, topology=name)["digest"] for name in FLEET}
+    assert len(digests) == 1 and info(box, topology="h1")["count"] == 2
+    assert done.stdout.count("FAILED, the old policy is in place: Ask the router after") == 1
+    assert done.stdout.count(" not touched") == 3
+
+
+def test_a_bad_policy_that_a_host_ran_before_is_told_as_such(
+    box: Sandbox, ansible: Ansible, fleet: t.Dict[str, t.Any]
+) -> None:
+    """There is nothing older to put back then, and the table must not say so."""
+    code, said = rollout(ansible, fleet, NEW, cnf_policy_after=EXPECTED)
+    assert code == 0, said
+    wrong = [{**EXPECTED[0], "expect": {"outcome": "pass"}}]
+    code, said = rollout(ansible, fleet, NEW, cnf_policy_before=[], cnf_policy_after=wrong)
+    assert code == 2, said
+    assert "FAILED, it ran this policy before and still does: Ask the router after" in said
+    assert info(box, topology="h1")["count"] == 2
+
+
+def test_a_rollout_that_was_killed_is_finished_by_the_next(
+    box: Sandbox, ansible: Ansible, fleet: t.Dict[str, t.Any]
+) -> None:
+    given = asked(NEW, cnf_policy_after=EXPECTED, cnf_policy_watch=60, cnf_policy_before=[])
+    process = ansible.start_playbook("policy_rollout", fleet, "-e", json.dumps(given))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "Watch its counters" in line:
+            process.kill()
+            break
+    process.communicate()
+    assert [info(box, topology=name)["count"] for name in FLEET] == [2, 1, 1, 1]
+    code, said = rollout(ansible, fleet, NEW, cnf_policy_after=EXPECTED, cnf_policy_before=[])
+    assert code == 0, said
+    assert [info(box, topology=name)["count"] for name in FLEET] == [2, 2, 2, 2]
+    assert changes(said) == {"h1": 0, "h2": 1, "h3": 1, "h4": 1}
 
 
 def test_the_example_inventory_says_what_its_roles_need() -> None:

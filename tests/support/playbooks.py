@@ -56,10 +56,10 @@ class Ansible:
             text=True,
         )
 
-    def playbook(
+    def start_playbook(
         self, name: str, inventory: t.Mapping[str, t.Any], *options: str
-    ) -> subprocess.CompletedProcess[str]:
-        """One of the collection's playbooks, for hosts that are all this one."""
+    ) -> subprocess.Popen[str]:
+        """One of the collection's playbooks, or the path of another, for hosts that are all this one."""
         path = self.directory / "inventory.json"
         path.write_text(json.dumps(inventory), encoding="utf-8")
         interpreter = json.dumps({"ansible_python_interpreter": self.interpreter, "cnf_become": False})
@@ -72,16 +72,26 @@ class Ansible:
             "-e",
             interpreter,
             *options,
-            f"cnf.ebpf.{name}",
+            name if name.endswith(".yml") else f"cnf.ebpf.{name}",
         ]
-        return subprocess.run(
+        return subprocess.Popen(
             self.box.command(*words),
             env={**self.environment, "PWD": str(self.directory), "ANSIBLE_INJECT_FACT_VARS": "false"},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=240,
-            check=False,
         )
+
+    def playbook(
+        self, name: str, inventory: t.Mapping[str, t.Any], *options: str
+    ) -> subprocess.CompletedProcess[str]:
+        """The same, to its end."""
+        process = self.start_playbook(name, inventory, *options)
+        try:
+            text, errors = process.communicate(timeout=240)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(process.args, process.returncode, text, errors)
 
     def run(self, tasks: t.Sequence[t.Mapping[str, t.Any]], *options: str, **keywords: t.Any) -> str:
         process = self.start(tasks, *options, **keywords)

@@ -16,7 +16,7 @@ tests=("tests/$tier")
 if [ -n "${CORE:-}" ]; then
     name=$tier-$CORE
     venv=$(core_venv "$CORE")
-    [ "$tier" != integration ] || tests=(tests/integration/test_{ansible,bpf_ansible,policy_ansible,connection,roles,strategies,tutorial}.py)
+    [ "$tier" != integration ] || tests=(tests/integration/test_{ansible,bpf_ansible,policy_ansible,connection,playbooks,roles,strategies,tutorial}.py)
 fi
 command=("$venv/bin/python" -m)
 if [ "${COVERAGE:-no}" != no ]; then # for coverage.sh

@@ -39,7 +39,7 @@ def place(tmp_path):
 def act(place):
     """``act(plugin, args, role=False, **task)``: the keywords of the one call of _execute_module, or the result without one."""
 
-    def run(plugin, args, role=False, **task):
+    def run(plugin, args, role=False, variables=None, **task):
         stack = [str(place / "roles" / "edge")] if role else []
         settings = {"async_val": 0, "check_mode": False, "diff": False, **task}
         action = plugin.ActionModule(
@@ -57,7 +57,7 @@ def act(place):
         )
         calls = []
         action._execute_module = lambda **keywords: calls.append(keywords) or {"changed": False}
-        result = action.run(task_vars={"v": 1})
+        result = action.run(task_vars={"v": 1, **(variables or {})})
         if not calls:
             return result
         assert result == {"changed": False}
@@ -197,7 +197,8 @@ def test_digest_and_bundle_of_the_user_do_not_reach_the_module(act):
 
 NOT_FOUND = (
     "is neither in the files of the role or the playbook nor among the programs of the collection "
-    f"({', '.join(sorted(path.name for path in Path(shipping.PROGRAMS).glob('*.bpf.c')))})"
+    f"({', '.join(sorted(path.name for path in Path(shipping.PROGRAMS).glob('*.bpf.c')))}), "
+    "nor beside the inventory or where Ansible was started"
 )
 
 
@@ -227,6 +228,38 @@ def test_check_mode_is_the_modules_and_async_is_wrapped(act):
     plain = act(bpf_object, args)
     assert act(bpf_object, args, check_mode=True, diff=True) == plain
     assert act(bpf_object, args, async_val=60) == {**plain, "wrap_async": True}
+
+
+def test_beside_the_inventory_and_where_ansible_was_started_comes_last(act, tmp_path, monkeypatch):
+    """The playbooks of the collection have no files beside them, but a program of the collection is not replaced by chance."""
+    inventory, started = tmp_path / "inventory", tmp_path / "started"
+    for directory, name in (
+        (inventory, "a.c"),
+        (inventory / "files", "b.c"),
+        (started, "a.c"),
+        (started, "c.c"),
+        (started, "mine.c"),
+        (started, "count.bpf.c"),
+    ):
+        directory.mkdir(exist_ok=True, parents=True)
+        (directory / name).write_text(f"/* {directory} */ {C}")
+    monkeypatch.setenv("PWD", str(started))
+
+    def text(name, **variables):
+        call = act(bpf_object, {"name": "x", "source": name}, variables=variables)
+        if "msg" in call:
+            return call["msg"]
+        ((_code, source),) = sources.unpack(call["module_args"]["bundle"]).items()
+        return source.files[source.main].decode()
+
+    beside = {"inventory_dir": str(inventory)}
+    assert str(inventory) in text("a.c", **beside)
+    assert f"{inventory}/files" in text("b.c", **beside)
+    assert str(started) in text("c.c", **beside)
+    assert str(started) in text("a.c", inventory_dir=None)
+    assert text("b.c").endswith(NOT_FOUND)
+    assert str(tmp_path) not in text("mine.c", **beside)
+    assert str(tmp_path) not in text("count.bpf.c", **beside)
 
 
 def test_a_name_of_the_collection_does_not_lead_out_of_its_programs():

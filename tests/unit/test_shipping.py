@@ -118,7 +118,7 @@ def test_a_file_that_nobody_has():
     assert "count.bpf.c, filter.bpf.c, mirror.bpf.c" in programs
     line = (
         "no.bpf.c is neither in the files of the role or the playbook nor among the programs of the "
-        f"collection ({programs})"
+        f"collection ({programs}), nor beside the inventory or where Ansible was started"
     )
     assert refused(None, {"name": "c", "source": "no.bpf.c"}) == f"bpf_object[1].source: {line}"
     assert refused({"name": "c", "object": "no.bpf.c"}, single=True) == f"bpf_object.object: {line}"
