@@ -43,6 +43,10 @@ def test_site_verify_and_teardown(box: Sandbox, ansible: Ansible) -> None:
     done = ansible.playbook("site", inventory)
     assert done.returncode == 0, done.stdout
     assert changes(checked.stdout) == changes(done.stdout) == {"one": 2}
+    # What a host needs comes before what needs it.
+    assert done.stdout.index("host_prerequisites : See what there is") < done.stdout.index(
+        "Converge a topology"
+    )
     assert changes(ansible.playbook("site", inventory).stdout) == {"one": 0}
     proven = ansible.playbook("verify", inventory)
     assert proven.returncode == 0, proven.stdout
@@ -64,6 +68,32 @@ def test_site_verify_and_teardown(box: Sandbox, ansible: Ansible) -> None:
     assert_same(box.state(), before)
     assert store_files(box) == []
     nothing_new(box, bpf)
+
+
+def test_topologies_that_are_kept_elsewhere(box: Sandbox, ansible: Ansible) -> None:
+    """A directory for all, another one of a topology's own, and a directory of the user's for what is gathered."""
+    before = box.state()
+    rest, own = ansible.directory / "rest", ansible.directory / "own"
+    topologies = [
+        {"name": "a", "netns": [{"name": "a"}]},
+        {"name": "b", "netns": [{"name": "b"}], "state_dir": str(own)},
+    ]
+    inventory = {"all": {"hosts": {"one": {"cnf_topologies": topologies}}}}
+    option = ("-e", json.dumps({"cnf_state_dir": str(rest)}))
+    assert changes(ansible.playbook("site", inventory, *option).stdout) == {"one": 1}
+    kept = sorted(ansible.directory.rglob("generations/*.json"))
+    assert kept == [own / "b/generations/000001.json", rest / "a/generations/000001.json"]
+    assert store_files(box) == []
+    assert changes(ansible.playbook("verify", inventory, *option).stdout) == {"one": 0}
+    to = ansible.directory / "gathered"
+    to.mkdir(mode=0o750)
+    assert ansible.playbook("gather", inventory, *option).returncode == 0
+    assert to.stat().st_mode & 0o777 == 0o750
+    told = yaml.safe_load((to / "one.yml").read_text())
+    assert [row["name"] for row in told["topologies"]] == ["a"]
+    gone = ansible.playbook("teardown", inventory, *option)
+    assert gone.returncode == 0 and changes(gone.stdout) == {"one": 1}, gone.stdout
+    assert_same(box.state(), before)
 
 
 @pytest.fixture

@@ -83,6 +83,33 @@ def test_it_tells_what_is_in_sync_what_drifted_and_what_could_not_be_read(
     assert "connect to host 192.0.2.1 port 22" in told
 
 
+def test_a_host_that_is_lost_while_it_is_read_is_told_as_not_read(
+    box: Sandbox, ansible: Ansible, world: None
+) -> None:
+    """After its topologies, or after its programs: half of a host would look like drift."""
+    box.sh("ip netns attach here $$")
+    common = {
+        "ansible_connection": "cnf.ebpf.netns",
+        "ansible_netns_transport": "local",
+        "ansible_netns_keep_sys": True,
+    }
+    lost = {
+        "after-topologies": "cnf_report_found | default({})",
+        "after-programs": "cnf_report_bpf | default({})",
+    }
+    hosts = {
+        name: {**common, "ansible_netns": "{{ 'away' if " + when + " else 'here' }}"}
+        for name, when in lost.items()
+    }
+    done = ansible.playbook("report", {"all": {"hosts": {"web1": {}, **hosts}}})
+    assert done.returncode == 0, done.stdout
+    told = (ansible.directory / "report.html").read_text("utf-8")
+    assert "<b>1</b>drifted" in told and "<b>2</b>not read" in told
+    assert (
+        told.count("network namespace away does not exist on the machine") == 4
+    )  # in the table, and with each host
+
+
 def test_graphviz_takes_what_is_drawn_for_it(box: Sandbox, ansible: Ansible, world: None) -> None:
     if not shutil.which("dot"):
         pytest.skip("graphviz is not installed")
@@ -132,7 +159,7 @@ def test_in_a_browser_three_hosts_are_shown_with_their_drawings(
 @needs_browser
 def test_in_a_browser_a_hundred_hosts_are_an_overview(box: Sandbox, ansible: Ansible, world: None) -> None:
     """The page of one real host's answers, given to a hundred names: to ask a hundred hosts is not what is tried here."""
-    answers = {}
+    answers: t.Dict[str, t.Any] = {"cnf_report_problem": ""}
     for variable, module in (("cnf_report_found", "topology_info"), ("cnf_report_bpf", "bpf_info")):
         path = ansible.directory / f"{variable}.json"
         ansible.run(

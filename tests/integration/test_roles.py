@@ -19,6 +19,31 @@ def test_simple_cnf(box: Sandbox, ansible: Ansible) -> None:
     assert "addresses" in said and "missing" in said
 
 
+def test_flags_as_texts_and_lists_without_anything(box: Sandbox, ansible: Ansible) -> None:
+    """What comes from -e key=value or an INI inventory is text, and a section without an item is none."""
+    role = Role(ansible, "bridge_segment", hosts=[], default_route="no", verify="no")
+    whole(box, role)
+    host = {"name": "h1", "addresses": ["10.0.3.11/24"]}
+
+    def proof() -> None:
+        assert box.run("ip", "-n", "h1", "route", "show", "default").stdout == ""
+
+    role = Role(ansible, "bridge_segment", hosts=[host], default_route="no", verify="no")
+    whole(box, role, proof)
+
+
+def test_clients_with_one_family_are_asked_in_that_one(box: Sandbox, ansible: Ansible) -> None:
+    clients = [
+        {"name": "ns1", "addresses": ["10.0.1.2/24"], "gateways": ["10.0.1.1/24"]},
+        {
+            "name": "ns2",
+            "addresses": ["10.0.2.2/24", "fd00:2::2/64"],
+            "gateways": ["10.0.2.1/24", "fd00:2::1/64"],
+        },
+    ]
+    whole(box, Role(ansible, "simple_cnf", clients=clients, hooks=[]))
+
+
 def test_host_prerequisites(box: Sandbox, ansible: Ansible) -> None:
     """On a host that has everything nothing changes, and the report says so."""
     role = {
@@ -42,7 +67,17 @@ def test_host_prerequisites(box: Sandbox, ansible: Ansible) -> None:
         },
     ]
     ansible.run(asked)
-    box.sh("mount -t bpf bpf /sys/fs/bpf")
+    absent = {**role, "vars": {"host_prerequisites_state": "absent"}}
+    assert (
+        recap(ansible.run([], roles=[absent]))["localhost"]["changed"] == 0
+    )  # no unit, no matter whose mount
+    box.sh("mountpoint -q /sys/fs/bpf && mount -t bpf bpf /sys/fs/bpf")
     process = ansible.start(asked[:1])
     said, _none = process.communicate(timeout=60)
     assert "/sys/fs/bpf" in said and "WARNING" in said
+    # Without a BPF file system: the unit and its start are foretold, where nothing but the report is wanted nothing is.
+    box.sh("umount /sys/fs/bpf; umount /sys/fs/bpf")
+    told = ansible.run([], "--check", roles=[{"role": "cnf.ebpf.host_prerequisites"}])
+    assert recap(told)["localhost"]["changed"] == 2
+    report = {"role": "cnf.ebpf.host_prerequisites", "vars": {"host_prerequisites_mount": "false"}}
+    assert recap(ansible.run([], roles=[report]))["localhost"]["changed"] == 0

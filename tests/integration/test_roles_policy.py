@@ -300,3 +300,37 @@ def test_sidecar_with_a_policy_of_its_own(box: Sandbox, ansible: Ansible) -> Non
         probes=probes,
     )
     whole(box, role)
+
+
+def test_sidecar_is_asked_about_its_destinations(box: Sandbox, ansible: Ansible) -> None:
+    """Also where a network lies elsewhere, where the pod has one family, and where a prefix is an address of the sidecar."""
+    networks = [
+        {
+            "name": "service",
+            "addresses": ["10.201.0.2/24", "fd00:201::2/64"],
+            "gateways": ["10.201.0.1/24", "fd00:201::1/64"],
+            "destinations": ["198.51.100.0/24", "fd00:dead::/32"],
+        },
+        {
+            "name": "other",
+            "addresses": ["10.202.0.2/24"],
+            "gateways": ["10.202.0.1/24"],
+            "destinations": ["198.51.0.0/16", "198.51.100.0/28"],
+        },
+    ]
+    role = Role(
+        ansible,
+        "sidecar",
+        pod_addresses=["10.200.0.2/24"],
+        pod_gateways=["10.200.0.1/24"],
+        networks=networks,
+        hooks=[],
+    )
+
+    def proof() -> None:
+        text = role.run("-v", verify=True)
+        asked = text[text.index("Each network has its destinations") :].split("TASK")[0]
+        # The longest of those that begin with 198.51.100.0, and 198.51.0.0; of the pod's family only.
+        assert asked.count('"source": "10.200.0.2"') == 2 or asked.count('"outcome": "redirect"') == 2, asked
+
+    whole(box, role, proof)

@@ -295,3 +295,38 @@ def test_teardown_leaves_nothing(pristine: t.Dict[str, str]) -> None:
     after = looks()
     for host in HOSTS:
         assert after[host].splitlines() == pristine[host].splitlines()
+
+
+def test_the_bpf_file_system_is_mounted_where_nobody_else_does_and_given_back(
+    tmp_path: Path, pristine: t.Dict[str, str]
+) -> None:
+    """On the machine without pins of anybody; and with one that is not ours, the mount stays and the unit goes."""
+    unit = "/etc/systemd/system/sys-fs-bpf.mount"
+    state = (
+        f"grep -c '^bpf /sys/fs/bpf ' /proc/mounts; test -e {unit} && systemctl is-enabled sys-fs-bpf.mount"
+    )
+    was = sh(SERVER, f"{state}; umount /sys/fs/bpf", check=False).split()
+    assert was == ["1"]
+    role = {"roles": [{"role": "cnf.ebpf.host_prerequisites"}], "hosts": SERVER}
+    absent = {**role, "vars": {"host_prerequisites_state": "absent"}}
+    try:
+        path = tmp_path / "play.yml"
+        path.write_text(json.dumps([{"gather_facts": False, **role}]))
+        told = well(str(path), "--check", mitogen=False)
+        assert sh(SERVER, state, check=False).split() == ["0"]
+        done = play(tmp_path, **role)
+        assert told.changes == done.changes == {SERVER: 2}
+        assert sh(SERVER, state, check=False).split() == ["1", "enabled"]
+        assert play(tmp_path, **role).changes == {SERVER: 0}
+        sh(SERVER, "mkdir /sys/fs/bpf/stranger")
+        assert play(tmp_path, **absent).changes == {SERVER: 2}
+        assert sh(SERVER, f"{state}; ls /sys/fs/bpf", check=False).split() == ["1", "stranger"]
+        assert play(tmp_path, **absent).changes == {SERVER: 0}
+        # And without: mounted by the role, unmounted by it.
+        sh(SERVER, "rmdir /sys/fs/bpf/stranger; umount /sys/fs/bpf")
+        assert play(tmp_path, **role).changes == {SERVER: 2}
+        assert play(tmp_path, **absent).changes == {SERVER: 2}
+        assert sh(SERVER, state, check=False).split() == ["0"]
+    finally:
+        sh(SERVER, "mountpoint -q /sys/fs/bpf || mount -t bpf -o mode=700 bpf /sys/fs/bpf")
+    assert looks()[SERVER].splitlines() == pristine[SERVER].splitlines()
