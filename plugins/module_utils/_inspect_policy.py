@@ -473,24 +473,29 @@ class _Reader:
         self.names = _policies.name_finder(host, image.netns)
         self.policy = router.policy_of(image, self.names)
         self.actions = router.actions_of(image, self.names)
-        self.default_device = self._attached(found)
+        self.hooks = self._attached(found)
 
-    def _attached(self, found: router.Router) -> str:
-        """A device that the router is attached to, in the namespace of the policy; '' when there is none."""
+    def _attached(self, found: router.Router) -> t.Dict[str, t.Set[str]]:
+        """The devices that the router is attached to, in the namespace of the policy, with the hooks."""
+        hooks: t.Dict[str, t.Set[str]] = {}
         for program, pin in pins.links(found.topology, found.name):
             if program == router.PROGRAM and pin.netns == self.image.netns and pin.hook != "primary":
                 if self.host.find_link(pin.netns, pin.link) is not None:
-                    return pin.link
-        return ""
+                    hooks.setdefault(pin.link, set()).add(pin.hook)
+        return hooks
 
     def answer(self, fd: int, question: Question) -> t.Dict[str, t.Any]:
-        name = question.device or self.default_device
+        name = question.device or next(iter(self.hooks), "")
         record = self.host.find_link(self.image.netns, name) if name else None
         if name and record is None:
             where = self.image.netns or "the host namespace"
             raise SpecError(f"{question.path}.device", f"there is no device {name} in {where}")
         mac = bytes.fromhex(record.mac.replace(":", "")) if record is not None and record.mac else b""
-        frame = question.raw or frames.frame_of(t.cast(frames.Packet, question.packet), mac[:6])
+        mac = mac if len(mac) == 6 else b""  # of tunnels it is an address
+        frame = question.raw or frames.frame_of(t.cast(frames.Packet, question.packet), mac)
+        if question.raw and mac and self.hooks.get(name) == {"egress"}:
+            # What leaves is for the next hop. The kernel's test, which plays a packet that comes in, would take it for a stranger's.
+            frame = mac + question.raw[6:]
         context = _SKB_IFINDEX.pack(record.ifindex) if record is not None and record.ifindex > 1 else b""
         with namespaces.entered(self.image.netns):
             try:

@@ -65,7 +65,6 @@ def test_a_frame_as_it_is_and_what_is_expected_of_it(box: Sandbox, kind: str) ->
     ipv4 = "4500 001c 0000 4000 4001 0000 c0a86405 0a000202 0800 f7ff 0000 0000"
     frames = {
         "redirect": f"{mac} 020000000001 0800 {ipv4}",
-        "other_host": f"020000000009 020000000001 0800 {ipv4}",
         "vlan": f"{mac} 020000000001 8100 0005 0800 {ipv4}",
         "bad_header": f"{mac} 020000000001 0800 {ipv4.replace('4500', '4100', 1)}",
         "other": f"{mac} 020000000001 0806 {ipv4}",
@@ -73,5 +72,15 @@ def test_a_frame_as_it_is_and_what_is_expected_of_it(box: Sandbox, kind: str) ->
     told = what_if(box, *({"raw": raw, "device": "bad"} for raw in frames.values()))
     assert [row["outcome"] for row in told] == list(frames)
     assert told[0]["entry"]["source"] == "192.168.100.5/32"
-    assert [row["verdict"] for row in told] == ["redirect", "next", "next", "next", "next"]
+    assert [row["verdict"] for row in told] == ["redirect", "next", "next", "next"]
     assert hits(box).get("redirect", 0) == 0
+
+
+def test_a_frame_captured_where_it_leaves_is_for_its_next_hop(box: Sandbox, kind: str) -> None:
+    """It is nobody else's there, whatever the address of the next hop; where frames come in, it would be."""
+    converged(box, w.with_router(kind))
+    ipv4 = "4500 001c 0000 4000 4001 0000 c0a86405 0a000202 0800 f7ff 0000 0000"
+    raw = f"020000000009 020000000001 0800 {ipv4}"
+    leaves, comes = what_if(box, {"raw": raw, "device": "bad"}, {"raw": raw, "device": "good"})
+    assert (leaves["outcome"], leaves["interface"]) == ("redirect", "good")
+    assert comes["outcome"] == "other_host"

@@ -90,6 +90,39 @@ def test_a_topology_may_declare_what_tasks_have_filled_in_and_no_longer_do(box: 
     assert "belongs to topology 'edge'" in task(box, source="10.9.0.0/16", action="drop")["error"]
 
 
+def test_an_empty_router_remembers_no_namespace(box: Sandbox) -> None:
+    """What comes next says where its devices are, or means the host's own; that nothing is left is no difference."""
+    converged(box, without_policy())
+    w.addressed(box)
+    box.sh("ip link add good type veth peer name far; ip link set good up; ip link set far up")
+    task(box, netns="server", source=w.VIP, interface="good", next_hop="10.0.1.1")
+    assert task(box, "absent", source=w.VIP)["changed"]
+    assert not task(box, "absent", source=w.VIP)["changed"]
+    assert not task(box, entries=[], exclusive=True)["changed"]
+    assert not task(box, netns="server", entries=[], exclusive=True)["changed"]
+    assert "error" not in task(box, source=w.VIP, interface="good", validate="off")
+    index = box.ip("link show good")[0]["ifindex"]
+    assert [row["interface"] for row in info(box)["entries"]] == ["good"]
+    told = box.run(
+        "bpftool", "-j", "map", "dump", "pinned", "/sys/fs/bpf/cnf/edge/router/maps/nexthops"
+    ).stdout
+    assert f'"ifindex":{index}' in told.replace(" ", "") and info(box)["netns"] == ""
+
+
+def test_undo_may_leave_more_in_order_than_there_was(box: Sandbox) -> None:
+    """A carrier that went has taken the neighbours of the next hops along; undo, which writes the policy anew, puts them back."""
+    one = w.with_router()
+    converged(box, one)
+    w.addressed(box)
+    box.sh("ip -n server neigh del 10.0.1.1 dev good")
+    assert w.managed(box) == [["fd00:1::1", "good"]]
+    two = w.with_router(entries=[{**w.ENTRIES[0], "strict": True}])
+    answer = box.topology(two, fail_after=0)
+    assert answer["error"].endswith("everything was put back as before"), answer["error"]
+    assert w.managed(box) == [["10.0.1.1", "good"], ["fd00:1::1", "good"]]
+    settled(box, one)
+
+
 def test_neighbours_go_with_an_object_whose_entries_tasks_have_made(box: Sandbox) -> None:
     converged(box, without_policy())
     w.addressed(box)

@@ -99,6 +99,29 @@ def test_a_next_hop_that_is_no_good_is_found_before_anything_is_written(
         box.sh(mend)
 
 
+def test_what_was_not_asked_about_before_is_asked_about_when_it_comes_to_count(box: Sandbox) -> None:
+    """A next hop that is there already is new when its liveness is asked for, and a member when it is no longer drained."""
+    base = w.with_router()
+    base.pop("bpf_policy_entry")
+    converged(box, base)
+    w.addressed(box)
+    box.sh("ip netns exec server sysctl -qw net.ipv4.conf.good.forwarding=0")
+    blind = {"section": "bpf_policy_entry", "params": w.entry(**GOOD, topology="edge", liveness=False)}
+    assert "error" not in box.task(blind)
+    said = "ipv4 forwarding is off on good in netns server, so the kernel does not tell whether 10.0.1.1 is alive"
+    seeing = {**blind, "params": {**blind["params"], "liveness": True}}
+    assert said in box.task(seeing)["error"]
+    assert box.task({**blind, "state": "absent"})["changed"]
+
+    def pool(weight: int) -> t.Dict[str, t.Any]:
+        member = {"interface": "good", "address": "10.0.1.1", "weight": weight}
+        params = {"object": "router", "topology": "edge", "netns": "server", "name": "p", "members": [member]}
+        return {"section": "bpf_pool", "params": params}
+
+    assert "error" not in box.task(pool(0))
+    assert said in box.task(pool(1))["error"]
+
+
 def test_a_next_hop_that_does_not_answer(box: Sandbox) -> None:
     document = w.with_router(entries=[{**GOOD, "next_hop": "10.0.1.77"}])
     error = box.topology(document)["error"]

@@ -486,8 +486,14 @@ class _Run:
         touched = {operation.key for operation in self.done} | ({failed.key} if failed is not None else set())
         touched |= {key for key in before.values if getattr(self.kinds[key.kind], "NAMES_DEVICES", False)}
         return [
-            f"{key} is not as it was" for key in sorted(touched) if now.get(key) != before.values.get(key)
+            f"{key} is not as it was"
+            for key in sorted(touched)
+            if not self._is_restored(key, before.values.get(key), now.get(key))
         ]
+
+    def _is_restored(self, key: Key, before: t.Optional[t.Any], now: t.Optional[t.Any]) -> bool:
+        restored = getattr(self.kinds[key.kind], "restored", None)
+        return before == now or bool(restored and before and now and restored(before, now))
 
     # --- remember --------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ people declare (neighbor), and go when no router of the host names the next hop 
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import time
 import typing as t
@@ -346,3 +347,12 @@ def is_prepared_by(plan: t.Any) -> bool:
 
 def existing_router(host: Host, topology: str, name: str) -> bool:
     return bpf_object.installed(host, topology, name) is not None
+
+
+def is_restored(before: t.Any, now: t.Any) -> bool:
+    """Whether what undo left of a policy or a pool is what there was.
+
+    What it has mended besides is no loss, and neighbours come and go with the carrier of their device: the next run sees to them.
+    """
+    health = before.health if now.health == bpf_object.OK else now.health
+    return bool(before == dataclasses.replace(now, health=health, neighbors=before.neighbors))

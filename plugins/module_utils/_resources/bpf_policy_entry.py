@@ -294,7 +294,7 @@ def _value_of(host: Host, topology: str, name: str, image: router.Image) -> Valu
         name,
         topology,
         policy,
-        netns=image.netns,
+        netns=image.netns if len(policy) or image.nexthops else "",  # with nothing to look up, none
         health=_health_of(host, image, policy, names),
         neighbors="; ".join(lacking) or OK,
         owner=model.ANY_TOPOLOGY,
@@ -329,8 +329,9 @@ def merged(before: Value, desired: Value) -> Value:
     policy = (
         desired.policy if desired.exclusive else before.policy.patched(desired.policy, desired.drop or ())
     )
+    netns = desired.netns if len(policy) else before.netns
     result = dataclasses.replace(
-        before, netns=desired.netns, policy=policy, health=OK, neighbors=OK, validate=None, audit=None
+        before, netns=netns, policy=policy, health=OK, neighbors=OK, validate=None, audit=None
     )
     if result == before:
         return before
@@ -358,6 +359,10 @@ def settled(host: Host, value: Value, current: t.Optional[Value]) -> Value:
 def is_empty(value: Value) -> bool:
     """Whether nothing is left of what a task could have put there."""
     return value.drop is None and not len(value.policy)
+
+
+def restored(before: Value, now: Value) -> bool:
+    return _policies.is_restored(before, now)
 
 
 def fixed(before: Value, after: Value) -> t.List[str]:
@@ -422,8 +427,9 @@ def _counter_note(after: Value) -> t.List[str]:
 
 
 def _validated(host: Host, operation: Operation, resolve: bool) -> t.List[str]:
-    after = operation.after
-    hops = _new_hops(operation.before.policy if operation.before is not None else Policy(), after.policy)
+    before, after = operation.before, operation.after
+    is_there = before is not None and before.netns == after.netns  # in another namespace all are new
+    hops = _new_hops(before.policy if is_there else Policy(), after.policy)
     what = f"{after.topology}/{after.object}"
     return _policies.check_hops(
         host, after.netns or "", hops, after.validate or _policies.OFF, resolve, f"{NAME} {what}"
@@ -431,13 +437,19 @@ def _validated(host: Host, operation: Operation, resolve: bool) -> t.List[str]:
 
 
 def _new_hops(before: Policy, after: Policy) -> t.Dict[NextHop, bool]:
-    """The next hops that come with new or changed entries, and whether their liveness is asked for."""
-    known = {hop for action in before.actions() for hop in action.next_hops}
+    """The next hops that come with new or changed entries or whose liveness is newly asked for, and whether it is."""
+    known, wanted = _liveness_of(before), _liveness_of(after)
+    return {
+        hop: is_live for hop, is_live in wanted.items() if hop not in known or (is_live and not known[hop])
+    }
+
+
+def _liveness_of(policy: Policy) -> t.Dict[NextHop, bool]:
+    """The next hops of a policy, and whether the liveness of any is asked for."""
     found: t.Dict[NextHop, bool] = {}
-    for action in after.actions():
+    for action in policy.actions():
         for hop in action.next_hops:
-            if hop not in known:
-                found[hop] = found.get(hop, False) or action.liveness
+            found[hop] = found.get(hop, False) or action.liveness
     return found
 
 

@@ -224,6 +224,10 @@ def settled(host: Host, value: Value, current: t.Optional[Value]) -> Value:
     return value
 
 
+def restored(before: Value, now: Value) -> bool:
+    return _policies.is_restored(before, now)
+
+
 def fixed(before: Value, after: Value) -> t.List[str]:
     return []
 
@@ -247,8 +251,10 @@ def _validated(host: Host, operation: Operation, resolve: bool) -> t.List[str]:
     after = operation.after
     if after is None:
         return []
-    known = operation.before.members or {} if operation.before is not None else {}
-    new = [hop for hop in after.hops() if str(hop) not in known and (after.members or {})[str(hop)]]
+    before = operation.before
+    # Drained members were never asked for; in another namespace all are new.
+    known = before.members or {} if before is not None and before.netns == after.netns else {}
+    new = [hop for hop in after.hops() if not known.get(str(hop)) and (after.members or {})[str(hop)]]
     return _policies.check_hops(
         host,
         after.netns or "",
