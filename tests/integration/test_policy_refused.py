@@ -133,6 +133,30 @@ def test_a_next_hop_that_does_not_answer(box: Sandbox) -> None:
     settled(box, document)
 
 
+def test_a_way_that_is_narrower_is_told_and_not_refused(box: Sandbox) -> None:
+    """Longer packets are lost there in silence; of what stays as it is nothing is said."""
+    converged(box, w.with_router(entries=[]))
+    w.addressed(box)
+    box.sh("ip -n server link set good mtu 1400; ip -n router link set s0 mtu 1400")
+    document = w.with_router(entries=[GOOD])
+    for row in document["link"]:  # as it is by now
+        if row["name"] == "good":
+            row["mtu"] = row["peer"]["mtu"] = 1400
+    said = (
+        "bpf_policy_entry edge/router: the MTU of good is 1400, that of bad is 1500: longer packets are lost there and their sender is "
+        "not told; give both the same MTU, or clamp the MSS"
+    )
+
+    def told(check: bool) -> t.List[str]:
+        return [note for note in converged(box, document, check=check)["notes"] if "MTU" in note]
+
+    assert told(check=True) == told(check=False) == [said]
+    assert told(check=True) == []
+    for size, received in ((1300, 1), (1420, 0)):
+        ping = f"ip netns exec client ping -q -c 1 -W 1 -s {size} {w.VIP} || true"
+        assert f" {received} received" in box.sh(ping)
+
+
 def test_devices_of_another_namespace_than_the_attachments(box: Sandbox) -> None:
     """Both have a device of that name; its index in one means nothing, or another, in the other."""
     box.sh("ip link add good type veth peer name far; ip link set good up; ip link set far up")

@@ -315,6 +315,50 @@ def check_attachments(value: t.Any, plan: t.Any, what: str) -> t.List[str]:
     """A note when the router is, or will be, attached in another namespace than that of its devices, whose indexes mean others there.
     PlanError when strict. At a netkit's primary hook packets are in the namespace of its far end, which a pin does not tell.
     """
+    places = _attachments(value, plan)
+    others = sorted(place for place in places if place[0] != "primary" and place[2] != (value.netns or ""))
+    if not others or value.validate in (None, OFF):
+        return []
+    hook, link, netns = others[0]
+    note = (
+        f"{what}: the router is attached to {link} {hook} in {f'netns {netns}' if netns else 'the host namespace'}, but its devices are "
+        f"looked up in {f'netns {value.netns}' if value.netns else 'the host namespace'}; set netns to where it is attached"
+    )
+    if value.validate == STRICT:
+        raise PlanError(note)
+    return [note]
+
+
+def narrow_ways(host: Host, value: t.Any, hops: t.Iterable[NextHop], plan: t.Any, what: str) -> t.List[str]:
+    """A note for each device of a next hop whose MTU is below that of a device that the router takes packets from.
+
+    The kernel's routing, which would tell the sender, does not see them. Devices that are not there yet are not judged.
+    """
+    if value.validate in (None, OFF):
+        return []
+    netns = value.netns or ""
+    taken = [
+        (record.mtu, link)
+        for _hook, link, place in _attachments(value, plan)
+        for record in [host.find_link(netns, link)]
+        if place == netns and record is not None
+    ]
+    if not taken:
+        return []
+    most, source = max(taken)
+    notes = []
+    for device in sorted({hop.interface for hop in hops}):
+        record = host.find_link(netns, device)
+        if record is not None and record.mtu < most:
+            notes.append(
+                f"{what}: the MTU of {device} is {record.mtu}, that of {source} is {most}: longer packets are lost there and their "
+                f"sender is not told; give both the same MTU, or clamp the MSS"
+            )
+    return notes
+
+
+def _attachments(value: t.Any, plan: t.Any) -> t.Set[t.Tuple[str, str, str]]:
+    """Hook, device and namespace of each place that a router is attached to once the plan is done."""
     places = {
         pin.place() for program, pin in pins.links(value.topology, value.object) if program == router.PROGRAM
     }
@@ -327,17 +371,7 @@ def check_attachments(value: t.Any, plan: t.Any, what: str) -> t.List[str]:
         ):
             place = (one.hook, one.link, one.netns)
             places = places - {place} if operation.after is None else places | {place}
-    others = sorted(place for place in places if place[0] != "primary" and place[2] != (value.netns or ""))
-    if not others or value.validate in (None, OFF):
-        return []
-    hook, link, netns = others[0]
-    note = (
-        f"{what}: the router is attached to {link} {hook} in {f'netns {netns}' if netns else 'the host namespace'}, but its devices are "
-        f"looked up in {f'netns {value.netns}' if value.netns else 'the host namespace'}; set netns to where it is attached"
-    )
-    if value.validate == STRICT:
-        raise PlanError(note)
-    return [note]
+    return places
 
 
 def is_prepared_by(plan: t.Any) -> bool:

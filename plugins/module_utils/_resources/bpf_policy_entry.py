@@ -406,8 +406,10 @@ def prechecked(host: Host, operations: t.Sequence[Operation], plan: model.Plan) 
         if after is None:
             continue
         notes += _counter_note(after)
+        what = f"{NAME} {after.topology}/{after.object}"
         if any(action.next_hops for action in after.policy.actions()):
-            notes += _policies.check_attachments(after, plan, f"{NAME} {after.topology}/{after.object}")
+            notes += _policies.check_attachments(after, plan, what)
+            notes += _policies.narrow_ways(host, after, _unproven(operation), plan, what)
         if not _policies.is_prepared_by(plan):
             notes += _validated(host, operation, resolve=False)
     return notes
@@ -427,13 +429,18 @@ def _counter_note(after: Value) -> t.List[str]:
 
 
 def _validated(host: Host, operation: Operation, resolve: bool) -> t.List[str]:
-    before, after = operation.before, operation.after
-    is_there = before is not None and before.netns == after.netns  # in another namespace all are new
-    hops = _new_hops(before.policy if is_there else Policy(), after.policy)
-    what = f"{after.topology}/{after.object}"
+    after = operation.after
+    what = f"{NAME} {after.topology}/{after.object}"
     return _policies.check_hops(
-        host, after.netns or "", hops, after.validate or _policies.OFF, resolve, f"{NAME} {what}"
+        host, after.netns or "", _unproven(operation), after.validate or _policies.OFF, resolve, what
     )
+
+
+def _unproven(operation: Operation) -> t.Dict[NextHop, bool]:
+    """The next hops to be validated, and whether their liveness is asked for; in another namespace all are new."""
+    before, after = operation.before, operation.after
+    is_there = before is not None and before.netns == after.netns
+    return _new_hops(before.policy if is_there else Policy(), after.policy)
 
 
 def _new_hops(before: Policy, after: Policy) -> t.Dict[NextHop, bool]:

@@ -241,7 +241,9 @@ def prechecked(host: Host, operations: t.Sequence[Operation], plan: model.Plan) 
     notes = []
     for operation in operations:
         if operation.after is not None:
-            notes += _policies.check_attachments(operation.after, plan, str(operation.after.key()))
+            what = str(operation.after.key())
+            notes += _policies.check_attachments(operation.after, plan, what)
+            notes += _policies.narrow_ways(host, operation.after, _unproven(operation), plan, what)
         if not _policies.is_prepared_by(plan):
             notes += _validated(host, operation, resolve=False)
     return notes
@@ -251,18 +253,21 @@ def _validated(host: Host, operation: Operation, resolve: bool) -> t.List[str]:
     after = operation.after
     if after is None:
         return []
-    before = operation.before
-    # Drained members were never asked for; in another namespace all are new.
-    known = before.members or {} if before is not None and before.netns == after.netns else {}
-    new = [hop for hop in after.hops() if not known.get(str(hop)) and (after.members or {})[str(hop)]]
     return _policies.check_hops(
         host,
         after.netns or "",
-        dict.fromkeys(new, True),
+        dict.fromkeys(_unproven(operation), True),
         after.validate or _policies.OFF,
         resolve,
         str(after.key()),
     )
+
+
+def _unproven(operation: Operation) -> t.List[NextHop]:
+    """The members to be validated. Drained ones were never asked about; in another namespace all are new."""
+    before, after = operation.before, operation.after
+    known = before.members or {} if before is not None and before.netns == after.netns else {}
+    return [hop for hop in after.hops() if not known.get(str(hop)) and (after.members or {})[str(hop)]]
 
 
 # --- changing -------------------------------------------------------------------------------------------------------------
