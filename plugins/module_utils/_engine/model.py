@@ -150,9 +150,10 @@ class Kind(t.Protocol):
     # exists(host, key) where others may need it undeclared, stands_on(key) for what a claim goes with, LINGERS for what does
     # not vanish with what it stands on, ENUMERATED when observe() finds all that a topology has, WHOLE when a declaration leaves
     # nothing undeclared, NAMES_DEVICES when values hold indexes of devices that they name, GOES_LAST when what is removed may be
-    # named by others until they have changed, restored(before, now) where undo may leave more in order than there was, is_empty(value) when nothing is left to be claimed, joined(parts) where several
-    # items declare one value, prechecked(host, operations, plan) for what would fail half-way, and for telling
-    # summary(before, after), shown(value) and diff_lines(before, after).
+    # named by others until they have changed, restored(before, now) where undo may leave more in order than there was,
+    # is_empty(value) when nothing is left to be claimed, joined(parts) where several items declare one value,
+    # prechecked(host, operations, plan) for what would fail half-way, and for telling summary(before, after), shown(value) and
+    # diff_lines(before, after).
     # A value may have follows(): keys that, when they are declared too, come first without being needed.
 
     def side_effects(
