@@ -301,10 +301,8 @@ def test_the_bpf_file_system_is_mounted_where_nobody_else_does_and_given_back(
     tmp_path: Path, pristine: t.Dict[str, str]
 ) -> None:
     """On the machine without pins of anybody; and with one that is not ours, the mount stays and the unit goes."""
-    unit = "/etc/systemd/system/sys-fs-bpf.mount"
-    state = (
-        f"grep -c '^bpf /sys/fs/bpf ' /proc/mounts; test -e {unit} && systemctl is-enabled sys-fs-bpf.mount"
-    )
+    unit = "/etc/systemd/system/cnf-ebpf-bpffs.service"
+    state = f"grep -c '^bpf /sys/fs/bpf ' /proc/mounts; test -e {unit} && systemctl is-enabled cnf-ebpf-bpffs.service"
     was = sh(SERVER, f"{state}; umount /sys/fs/bpf", check=False).split()
     assert was == ["1"]
     role = {"roles": [{"role": "cnf.ebpf.host_prerequisites"}], "hosts": SERVER}
