@@ -109,6 +109,46 @@ def test_an_empty_router_remembers_no_namespace(box: Sandbox) -> None:
     assert f'"ifindex":{index}' in told.replace(" ", "") and info(box)["netns"] == ""
 
 
+def test_undo_lets_entries_go_on_counting(box: Sandbox) -> None:
+    """An entry of each table; the failed run removed them, and another one got a counter meanwhile."""
+    rows = [
+        *w.ENTRIES,
+        {"source": "10.0.0.0/8", "action": "pass"},
+        {"destination": "10.77.0.0/16", "action": "drop"},
+        {"protocol": "udp", "destination_port": "5000-5010", "action": "drop"},
+    ]
+    one = w.with_router(entries=rows)
+    converged(box, one)
+    w.addressed(box)
+    assert w.answers(box, w.VIP) == 3
+    box.sh("ip netns exec server bash -c 'for i in 1 2; do echo x >/dev/udp/10.0.0.2/5005; done'")
+
+    def counted() -> t.List[t.Tuple[str, int, int]]:
+        """Each entry in words, without its numbers, and these."""
+        found = []
+        for row in info(box)["entries"]:
+            match = [f"{name} {row[name]}" for name in ("source", "destination", "protocol") if row.get(name)]
+            found.append((" ".join(match), row["packets"], row["bytes"]))
+        return sorted(found)
+
+    before = counted()
+    assert [row[:2] for row in before if row[1]] == [
+        ("source 0.0.0.0/0 protocol udp", 2),
+        (f"source {w.VIP}/32", 3),
+    ]
+    two = w.with_router(entries=[{"source": "10.1.0.0/16", "action": "pass"}])
+    steps = len(converged(box, two, check=True)["actions"])
+    answer = box.topology(two, fail_after=steps - 1)
+    assert answer["error"].endswith("everything was put back as before"), answer["error"]
+    assert counted() == before
+    assert w.answers(box, w.VIP) == 3
+    assert (f"source {w.VIP}/32", 6) in [row[:2] for row in counted()]
+    # What was removed for good counts anew when it comes again.
+    converged(box, two)
+    converged(box, one)
+    assert {row[1:] for row in counted()} == {(0, 0)}
+
+
 def test_undo_may_leave_more_in_order_than_there_was(box: Sandbox) -> None:
     """A carrier that went has taken the neighbours of the next hops along; undo, which writes the policy anew, puts them back."""
     one = w.with_router()

@@ -421,6 +421,39 @@ def uncounted(image: Image, policy: Policy) -> int:
     return min(without, max(0, image.sizes["entry_counters"] - 1 - len(used)))
 
 
+def counters_of(image: Image, matches: t.Collection[Match]) -> t.Dict[Match, int]:
+    """The index of the counter of each of these entries that is there and has one."""
+    keys: t.Dict[str, t.Set[t.Any]] = {}
+    for table, key in matches:
+        keys.setdefault(table, set()).add(key)
+    found: t.Dict[Match, int] = {}
+    for name, choices in image.choices.items():
+        wanted = keys.get(name)
+        if wanted:
+            rows = zip(choices.keys, choices.counters)
+            found.update(((name, key), counter) for key, counter in rows if key in wanted)
+    for packed, value in image.notes.items():
+        match = match_of(packed)
+        if match is not None and match[0] == CONDITIONS and match[1] in keys.get(CONDITIONS, ()):
+            found[match] = NOTE.unpack(value)[1]
+    for version, choice in image.defaults.items():
+        if choice[0] and version in keys.get(DEFAULTS, ()):
+            found[(DEFAULTS, version)] = choice[1]
+    return {match: counter for match, counter in found.items() if counter}
+
+
+def going(image: Image, target: Policy) -> t.List[Match]:
+    """The entries that ``target`` has not any more."""
+    found: t.List[Match] = []
+    for name, choices in image.choices.items():
+        found += [(name, key) for key in set(choices.keys).difference(target.table(name))]
+    notes = (match_of(packed) for packed in image.notes)
+    conditions = target.table(CONDITIONS)
+    found += [match for match in notes if match and match[0] == CONDITIONS and match[1] not in conditions]
+    found += [(DEFAULTS, version) for version in image.defaults if version not in target.table(DEFAULTS)]
+    return found
+
+
 def writes_for_policy(image: Image, target: Policy, netns: str, name_of: NameOf, index_of: IndexOf) -> Writes:
     """How to make a router do what ``target`` says."""
     return _PolicyWriter(image, target, name_of, index_of).writes(netns)
@@ -1023,17 +1056,23 @@ class Router:
 
     def counters(self, indexes: t.Collection[int]) -> t.Dict[int, t.Tuple[int, int, int, int]]:
         """packets, bytes and failures over all CPUs, and the last time, of entry counters that are not zero."""
-        if not indexes:
-            return {}
-        size = bpf.entry_size(self.info("entry_counters"))
-        zero, found = bytes(size), {}
-        for index, row in self._counter_rows(indexes, size).items():
-            if row != zero:
-                packets, octets, failures, last = zip(
-                    *(COUNTER.unpack_from(row, at) for at in range(0, size, COUNTER.size))
-                )
-                found[index] = (sum(packets), sum(octets), sum(failures), max(last))
+        found = {}
+        for index, row in self.counted(indexes).items() if indexes else ():
+            packets, octets, failures, last = zip(
+                *(COUNTER.unpack_from(row, at) for at in range(0, len(row), COUNTER.size))
+            )
+            found[index] = (sum(packets), sum(octets), sum(failures), max(last))
         return found
+
+    def counted(self, indexes: t.Collection[int]) -> t.Dict[int, bytes]:
+        """The entry counters that are not zero, as they are: a struct for each CPU."""
+        size = bpf.entry_size(self.info("entry_counters"))
+        zero = bytes(size)
+        return {index: row for index, row in self._counter_rows(indexes, size).items() if row != zero}
+
+    def count_on(self, rows: t.Mapping[int, bytes]) -> None:
+        """Let entry counters go on from what others had counted."""
+        self.write([_put_indexes("entry_counters", rows)])
 
     def _counter_rows(self, indexes: t.Collection[int], size: int) -> t.Dict[int, bytes]:
         if len(indexes) > FEW_COUNTERS:

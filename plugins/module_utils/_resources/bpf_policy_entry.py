@@ -480,7 +480,7 @@ def apply(host: Host, operation: Operation) -> None:
         if after is not None:
             hops = {hop for action in target.actions() for hop in action.next_hops}
             _policies.add_neighbors(host, netns, sorted(hops))
-        _write(host, found, target, netns)
+        _write(host, found, target, netns, _counts(host, value))
     _policies.drop_neighbors(host, netns, _policies.used_next_hops(netns))
     if before is not None and before.netns not in (None, netns):
         _policies.drop_neighbors(host, before.netns, _policies.used_next_hops(before.netns))
@@ -488,9 +488,12 @@ def apply(host: Host, operation: Operation) -> None:
         log.after = target
 
 
-def _write(host: Host, found: router.Router, target: Policy, netns: str) -> None:
-    for _round in range(ROUNDS):
-        image = found.image()
+def _write(host: Host, found: router.Router, target: Policy, netns: str, counts: _Counts) -> None:
+    image = found.image()
+    counts.keep(found, image, target)
+    back = counts.of_missing(image, target)
+    for number in range(ROUNDS):
+        image = found.image() if number else image
         names = _policies.name_finder(host, netns)
         lacking = router.lacking_room(target, image.sizes)
         if lacking:
@@ -498,7 +501,46 @@ def _write(host: Host, found: router.Router, target: Policy, netns: str) -> None
         writes = router.writes_for_policy(image, target, netns, names, _policies.index_finder(host, netns))
         found.write(writes.steps)
         if not writes.again:
+            break
+    counts.give_back(found, back)
+
+
+def _counts(host: Host, value: Value) -> _Counts:
+    return t.cast(_Counts, host.kept.setdefault((NAME, "counts", value.key()), _Counts()))
+
+
+class _Counts:
+    """What entries had counted that a run removes, so that undo, which puts them back, lets them go on counting from there.
+
+    Of very many, which the kernel would have to be asked for one CPU after the other, nothing is remembered.
+    """
+
+    MOST = 10_000
+
+    def __init__(self) -> None:
+        self.rows: t.Dict[Match, bytes] = {}
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def keep(self, found: router.Router, image: router.Image, target: Policy) -> None:
+        going = router.going(image, target)
+        if not 0 < len(going) <= self.MOST:
             return
+        counters = router.counters_of(image, going)
+        rows = found.counted(set(counters.values())) if counters else {}
+        self.rows.update((match, rows[counter]) for match, counter in counters.items() if counter in rows)
+
+    def of_missing(self, image: router.Image, target: Policy) -> t.List[Match]:
+        """The entries that come back with what is to be written."""
+        wanted = [match for match in self.rows if match[1] in target.table(match[0])]
+        there = router.counters_of(image, wanted)
+        return [match for match in wanted if match not in there]
+
+    def give_back(self, found: router.Router, matches: t.Sequence[Match]) -> None:
+        if matches:
+            counters = router.counters_of(found.image(), matches)
+            found.count_on({counter: self.rows.pop(match) for match, counter in counters.items()})
 
 
 # --- the audit log --------------------------------------------------------------------------------------------------------
