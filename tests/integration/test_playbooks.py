@@ -324,6 +324,24 @@ def test_a_rollout_that_was_killed_is_finished_by_the_next(
     assert changes(said) == {"h1": 0, "h2": 1, "h3": 1, "h4": 1}
 
 
+def test_a_router_whose_policy_a_topology_declares_is_told_as_it_is(
+    box: Sandbox, ansible: Ansible, fleet: t.Dict[str, t.Any]
+) -> None:
+    """Writing is refused, and so is putting back: that is no alarm, for nothing was written."""
+    base = {
+        "name": "h1",
+        "bpf_object": [{"name": "router", "source": "policy_router.bpf.c"}],
+        "bpf_policy_entry": [{"object": "router", "source": "10.0.0.0/8", "action": "pass"}],
+    }
+    assert "error" not in box.topology(base)
+    before = info(box, topology="h1")["digest"]
+    code, said = rollout(ansible, fleet, NEW)
+    assert code == 2, said
+    assert info(box, topology="h1")["digest"] == before
+    assert "FAILED, the old policy is in place: Write the new policy: " in said
+    assert "belongs to topology" in said and "NOT PUT BACK" not in said
+
+
 def test_the_example_inventory_says_what_its_roles_need() -> None:
     """Each role's arguments, as its argument_specs would check them, are among the variables of its hosts."""
     root = Path(__file__).resolve().parents[2]

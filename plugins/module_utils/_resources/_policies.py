@@ -332,22 +332,26 @@ def check_attachments(value: t.Any, plan: t.Any, what: str) -> t.List[str]:
 def narrow_ways(host: Host, value: t.Any, hops: t.Iterable[NextHop], plan: t.Any, what: str) -> t.List[str]:
     """A note for each device of a next hop whose MTU is below that of a device that the router takes packets from.
 
-    The kernel's routing, which would tell the sender, does not see them. Devices that are not there yet are not judged.
+    The kernel's routing, which would tell the sender, does not see them. Devices that are not there yet, or that the plan changes, are
+    not judged.
     """
     if value.validate in (None, OFF):
         return []
     netns = value.netns or ""
+    open_ones = {
+        operation.key.id for operation in plan.operations if operation.key.kind in ("link", "existing_link")
+    }
     taken = [
         (record.mtu, link)
         for _hook, link, place in _attachments(value, plan)
         for record in [host.find_link(netns, link)]
-        if place == netns and record is not None
+        if place == netns and record is not None and link not in open_ones
     ]
     if not taken:
         return []
     most, source = max(taken)
     notes = []
-    for device in sorted({hop.interface for hop in hops}):
+    for device in sorted({hop.interface for hop in hops} - open_ones):
         record = host.find_link(netns, device)
         if record is not None and record.mtu < most:
             notes.append(
