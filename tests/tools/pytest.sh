@@ -16,7 +16,11 @@ tests=("tests/$tier")
 if [ -n "${CORE:-}" ]; then
     name=$tier-$CORE
     venv=$(core_venv "$CORE")
-    [ "$tier" != integration ] || tests=(tests/integration/test_{ansible,bpf_ansible,policy_ansible,connection,playbooks,roles,strategies,tutorial}.py)
+    [ "$tier" != integration ] || tests=(
+        tests/integration/test_{ansible,bpf_ansible,policy_ansible,connection,roles,strategies,tutorial}.py
+        # Of the playbooks those that come by all of their templates: a run of each takes half a minute.
+        tests/integration/test_playbooks.py::{test_site_verify_and_teardown,test_a_wave_that_is_lost_for_good_ends_the_run_with_its_table}
+    )
 fi
 command=("$venv/bin/python" -m)
 if [ "${COVERAGE:-no}" != no ]; then # for coverage.sh
