@@ -132,6 +132,7 @@ def asked(entries: t.List[t.Dict[str, t.Any]], **more: t.Any) -> t.Dict[str, t.A
 
 
 NEW = [{"source": "10.0.0.0/8", "action": "drop"}, {"source": "10.9.0.0/16", "action": "pass"}]
+AT_ONCE = {"cnf_policy_waves": ["100%"]}
 EXPECTED = [{"source": "10.1.1.1", "destination": "192.0.2.1", "expect": {"outcome": "drop"}}]
 
 
@@ -157,7 +158,7 @@ def test_a_file_is_found_where_ansible_was_started(
         "source,action\n10.0.0.0/8,drop\n10.9.0.0/16,pass\n"
     )
     policy = {"topology": "{{ inventory_hostname }}", "object": "router", "file": "customers.csv"}
-    code, said = rollout(ansible, fleet, [], cnf_policy=policy, cnf_policy_after=EXPECTED)
+    code, said = rollout(ansible, fleet, [], cnf_policy=policy, cnf_policy_after=EXPECTED, **AT_ONCE)
     assert code == 0, said
     assert [info(box, topology=name)["count"] for name in FLEET] == [2, 2, 2, 2]
 
@@ -278,7 +279,7 @@ def test_a_rollout_remembers_nothing_of_the_one_before(
     box: Sandbox, ansible: Ansible, fleet: t.Dict[str, t.Any]
 ) -> None:
     """Two in one run of Ansible: the second is stopped at its canary and puts back what the first has written."""
-    good = asked(NEW, cnf_policy_after=EXPECTED)
+    good = asked(NEW, cnf_policy_after=EXPECTED, **AT_ONCE)
     bad = asked(
         [{"source": "10.0.0.0/8", "action": "exempt"}], cnf_policy_after=EXPECTED, cnf_policy_before=EXPECTED
     )
@@ -297,7 +298,7 @@ def test_a_bad_policy_that_a_host_ran_before_is_told_as_such(
     box: Sandbox, ansible: Ansible, fleet: t.Dict[str, t.Any]
 ) -> None:
     """There is nothing older to put back then, and the table must not say so."""
-    code, said = rollout(ansible, fleet, NEW, cnf_policy_after=EXPECTED)
+    code, said = rollout(ansible, fleet, NEW, cnf_policy_after=EXPECTED, **AT_ONCE)
     assert code == 0, said
     wrong = [{**EXPECTED[0], "expect": {"outcome": "pass"}}]
     code, said = rollout(ansible, fleet, NEW, cnf_policy_before=[], cnf_policy_after=wrong)
@@ -318,7 +319,7 @@ def test_a_rollout_that_was_killed_is_finished_by_the_next(
             break
     process.communicate()
     assert [info(box, topology=name)["count"] for name in FLEET] == [2, 1, 1, 1]
-    code, said = rollout(ansible, fleet, NEW, cnf_policy_after=EXPECTED, cnf_policy_before=[])
+    code, said = rollout(ansible, fleet, NEW, cnf_policy_after=EXPECTED, cnf_policy_before=[], **AT_ONCE)
     assert code == 0, said
     assert [info(box, topology=name)["count"] for name in FLEET] == [2, 2, 2, 2]
     assert changes(said) == {"h1": 0, "h2": 1, "h3": 1, "h4": 1}
