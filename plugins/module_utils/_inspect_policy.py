@@ -490,8 +490,9 @@ class _Reader:
         if name and record is None:
             where = self.image.netns or "the host namespace"
             raise SpecError(f"{question.path}.device", f"there is no device {name} in {where}")
-        mac = bytes.fromhex(record.mac.replace(":", "")) if record is not None and record.mac else b""
-        mac = mac if len(mac) == 6 else b""  # of tunnels it is an address
+        mac = bytes.fromhex((record.mac or "").replace(":", "")) if record is not None else b""
+        if len(mac) != 6:
+            mac = b""  # of tunnels it is an address
         frame = question.raw or frames.frame_of(t.cast(frames.Packet, question.packet), mac)
         if question.raw and mac and self.hooks.get(name) == {"egress"}:
             # What leaves is for the next hop. The kernel's test, which plays a packet that comes in, would take it for a stranger's.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import typing as t
 from pathlib import Path
 
@@ -329,8 +330,12 @@ def test_sidecar_is_asked_about_its_destinations(box: Sandbox, ansible: Ansible)
 
     def proof() -> None:
         text = role.run("-v", verify=True)
-        asked = text[text.index("Each network has its destinations") :].split("TASK")[0]
-        # The longest of those that begin with 198.51.100.0, and 198.51.0.0; of the pod's family only.
-        assert asked.count('"source": "10.200.0.2"') == 2 or asked.count('"outcome": "redirect"') == 2, asked
+        said = text[text.index("Each network has its destinations") :]
+        told = json.loads(said[said.index("{") :].split("\n\n")[0])["results"]
+        # The longest of those that begin with the same address; of the pod's family only.
+        assert [(row["entry"]["destination"], row["outcome"], row["interface"]) for row in told] == [
+            ("198.51.0.0/16", "redirect", "other"),
+            ("198.51.100.0/28", "redirect", "other"),
+        ]
 
     whole(box, role, proof)

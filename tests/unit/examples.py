@@ -13,4 +13,4 @@ SHARE = float(os.environ.get("EXAMPLES", "1"))
 
 
 def examples(count, **options):
-    return settings(max_examples=max(5, int(count * SHARE)), deadline=None, **options)
+    return settings(max_examples=max(5, int(count * SHARE)), **options)

@@ -8,7 +8,7 @@ import struct
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.cnf.ebpf.plugins.module_utils._bpf import btf
@@ -404,7 +404,6 @@ def nested(inner):
 WHATEVER = st.recursive(st.sampled_from([*SCALARS, *ARRAYS, *OTHERS]), nested, max_leaves=8)
 
 
-@settings(deadline=None)
 @given(what=WHATEVER, data=st.data())
 def test_human_form_loses_nothing(what, data):
     types = typed(what)
