@@ -28,6 +28,8 @@ VIP, VIP6, BALANCED = "192.168.100.5", "fd64::5", "192.0.2.9"
 # Runs are read, so they are not coloured, whatever Molecule asks of its own.
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "ANSIBLE_FORCE_COLOR"}
 ENVIRONMENT["ANSIBLE_NOCOLOR"] = "1"
+# Ansible's ten seconds are too few for a login, and with Mitogen a Python, on an emulated machine that shares its processors.
+ENVIRONMENT["ANSIBLE_TIMEOUT"] = "120"
 # On an emulated machine Python takes seconds to start, for every task; with this strategy it starts once.
 MITOGEN = {
     "ANSIBLE_STRATEGY": "mitogen_linear",
