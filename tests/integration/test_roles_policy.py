@@ -156,6 +156,7 @@ def test_multihoming_families_and_longest_prefixes(box: Sandbox, ansible: Ansibl
     customers = [
         {"prefix": "10.1.0.0/24", "isps": ["isp2", "isp1"], "comment": "customer 7", "strict": True},
         {"prefix": "10.1.0.0/16", "isps": ["isp1"]},
+        {"prefix": "10.9.0.0/16", "isps": [], "action": "drop"},
         {"prefix": "fd01:1::/32", "isps": ["isp2", "isp1"]},
     ]
     role = Role(
@@ -166,6 +167,17 @@ def test_multihoming_families_and_longest_prefixes(box: Sandbox, ansible: Ansibl
     assert rows["10.1.0.0/24"]["next_hops"] == ["10.0.12.2%isp2", "10.0.11.2%isp1"]
     assert (rows["10.1.0.0/24"]["comment"], rows["10.1.0.0/24"]["strict"]) == ("customer 7", True)
     assert (rows["fd01:1::/32"]["interface"], rows["fd01:1::/32"]["next_hop"]) == ("isp1", "fd00:11::2")
+    assert "nowhere" in role.refused(customers=[{"prefix": "10.3.0.0/16", "isps": ["isp1", "nowhere"]}])
+    # Who has all other addresses is nowhere in particular: the others' packets still go by their provider.
+    everyone = {"prefix": "0.0.0.0/0", "isps": ["isp1"]}
+    role.run(customers=[*customers, everyone])
+    rows_ = info(box, topology="multihoming")["entries"]
+    assert sorted(row["destination"] for row in rows_ if "destination" in row) == [
+        "10.1.0.0/16",
+        "10.1.0.0/24",
+        "10.9.0.0/16",
+        "fd01:1::/32",
+    ]
     said = role.refused(isps=[{"name": "isp1"}])
     assert "interface" in said and "missing" in said
 
@@ -236,6 +248,8 @@ def test_load_balancer(box: Sandbox, ansible: Ansible) -> None:
     whole(box, role, proof)
     said = role.refused(backends=[{"ipv4": "10.0.11.2"}])
     assert "interface" in said and "missing" in said
+    said = role.refused(backends=[{"interface": "be1", "ipv4": "10.0.11.2"}])
+    assert "load_balancer_backends: none has ipv6, which load_balancer_vips asks for" in said
     assert "load_balancer_mode" in role.refused(mode="round-robin")
 
 
@@ -268,12 +282,20 @@ def test_sidecar(box: Sandbox, ansible: Ansible) -> None:
         box.sh("ip link set service down")
         assert w.answers(box, "10.202.0.1", "pod", 5) == 5
         assert recap(role.run(verify=True))["localhost"]["changed"] == 1  # sets it up again
+        # What is for a dead network leaves by no other one.
+        box.sh("ip link set management down")
+        dropped, fell = chain("strict_drop"), chain("fallback")
+        until(True, lambda: w.answers(box, "10.202.77.1", "pod", 5) == 0 and chain("strict_drop") > dropped)
+        assert chain("fallback") == fell
 
     def counted() -> t.List[int]:
         return [packets(box, "sidecar", name) for name in ("cnf", "networks")]
 
+    def chain(reason: str) -> int:
+        return info(box, topology="sidecar")["chain"][reason]["packets"]
+
     def redirected() -> int:
-        return info(box, topology="sidecar")["chain"]["redirect"]["packets"]
+        return chain("redirect")
 
     role = Role(ansible, "sidecar")
     whole(box, role, proof)
