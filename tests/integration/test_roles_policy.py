@@ -11,7 +11,7 @@ import policy_world as w
 import pytest
 from policy_cases import SERVICE, SERVICE6, Answering, info, ways, what_if
 from sandbox import Sandbox
-from steps import converged
+from steps import assert_same, converged
 
 from playbooks import Ansible, recap
 from roles import Role, packets, whole
@@ -167,12 +167,20 @@ def test_multihoming_families_and_longest_prefixes(box: Sandbox, ansible: Ansibl
     assert rows["10.1.0.0/24"]["next_hops"] == ["10.0.12.2%isp2", "10.0.11.2%isp1"]
     assert (rows["10.1.0.0/24"]["comment"], rows["10.1.0.0/24"]["strict"]) == ("customer 7", True)
     assert (rows["fd01:1::/32"]["interface"], rows["fd01:1::/32"]["next_hop"]) == ("isp1", "fd00:11::2")
-    assert "nowhere" in role.refused(customers=[{"prefix": "10.3.0.0/16", "isps": ["isp1", "nowhere"]}])
+    before = box.state()
+    misspelt = [{"prefix": "10.3.0.0/16", "isps": ["isp1", "nowhere"]}]
+    reason = "multihoming_customers: 10.3.0.0/16 goes by nowhere, which is none of multihoming_isps"
+    assert reason in role.refused(customers=misspelt)
+    fails = [{"prefix": "fd01:3::/32", "isps": ["isp2"]}]
+    reason = "multihoming_customers: none of the providers of fd01:3::/32 has ipv6"
+    assert reason in role.refused(customers=fails)
+    assert "multihoming_isps: each name may be used once" in role.refused(isps=[*isps, isps[0]])
+    assert_same(box.state(), before)
     # Who has all other addresses is nowhere in particular: the others' packets still go by their provider.
     everyone = {"prefix": "0.0.0.0/0", "isps": ["isp1"]}
     role.run(customers=[*customers, everyone])
-    rows_ = info(box, topology="multihoming")["entries"]
-    assert sorted(row["destination"] for row in rows_ if "destination" in row) == [
+    entries = info(box, topology="multihoming")["entries"]
+    assert sorted(row["destination"] for row in entries if "destination" in row) == [
         "10.1.0.0/16",
         "10.1.0.0/24",
         "10.9.0.0/16",
