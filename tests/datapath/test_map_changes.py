@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
 
 import pytest
 
 from ansible_collections.cnf.ebpf.plugins.module_utils._bpf import btf, libbpf, maps
 from ansible_collections.cnf.ebpf.plugins.module_utils._bpf.maps import FRESH, MIGRATE, REUSE, MapError
-from ansible_collections.cnf.ebpf.plugins.module_utils._kernel import bpf
+from ansible_collections.cnf.ebpf.plugins.module_utils._kernel import bpf, namespaces
 from ansible_collections.cnf.ebpf.plugins.module_utils._kernel.bpf import MapType
 
 HEAD = """\
@@ -263,6 +264,49 @@ def test_devices_go_over_with_their_programs(network, keep, loaded, tmp_path, ki
     assert sorted(bpf.map_items(new, bpf.map_info(new))) == sorted(expected)
     number = bpf.prog_info(program).id
     assert (struct.pack("=I", 3), struct.pack("=II", 1, number)[:size]) in expected
+
+
+@pytest.fixture
+def devices(network, keep):
+    """A full device map of another namespace, whose ``d0`` has an index that is free here, and ``lo`` one that is not."""
+    far = f"far{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", far], check=True)
+    try:
+        subprocess.run(["ip", "-n", far, "link", "add", "d0", "index", "50", "type", "bridge"], check=True)
+        old, new = (keep(bpf.map_create(MapType.DEVMAP, 4, 4, entries, name="devices")) for entries in (2, 4))
+        with namespaces.entered(far):
+            bpf.map_update(old, struct.pack("=I", 0), struct.pack("=I", 1))
+            bpf.map_update(old, struct.pack("=I", 1), struct.pack("=I", 50))
+        yield far, lambda *places: maps.migrate(old, maps.shape_of(old), new, maps.shape_of(new), places), new
+    finally:
+        subprocess.run(["ip", "netns", "del", far], check=True)
+
+
+def entries_of(fd):
+    return [struct.unpack("=I", value)[0] for _key, value in sorted(bpf.map_items(fd, bpf.map_info(fd)))]
+
+
+def test_devices_of_another_namespace_go_over(devices):
+    far, migrate, new = devices
+    assert migrate(far) == 2
+    assert entries_of(new) == [1, 50]
+    subprocess.run(["ip", "-n", far, "link", "del", "d0"], check=True)
+    assert entries_of(new) == [1]  # it was the device of that namespace: the kernel drops one that went
+
+
+def test_devices_of_no_certain_namespace_are_refused(devices):
+    far, migrate, _new = devices
+    what_to_do = "set incompatible_maps: replace to write only what is declared"
+    with pytest.raises(MapError) as caught:
+        migrate()
+    assert str(caught.value) == (
+        f"map devices: cannot tell which device of the host's namespace has index 50; {what_to_do}"
+    )
+    with pytest.raises(MapError) as caught:
+        migrate("", far)
+    assert str(caught.value) == (
+        f"map devices: cannot tell which device of the host's namespace or namespace {far} has index 1; {what_to_do}"
+    )
 
 
 def test_device_beyond_the_end_is_refused(network, keep):

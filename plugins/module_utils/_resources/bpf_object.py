@@ -418,6 +418,7 @@ def _load(host: Host, value: Value) -> t.Any:
             host.files.get(str(value.code)),
             old.maps,
             value.incompatible_maps or "migrate",
+            lambda map_name: _places(host, owner, value.name, map_name),
         )
     except CnfError as problem:
         raise _explained(problem, log, host) from problem
@@ -425,6 +426,20 @@ def _load(host: Host, value: Value) -> t.Any:
         old.close()
     _remove_log(log)
     return loaded
+
+
+def _places(host: Host, owner: str, name: str, map_name: str) -> t.Set[str]:
+    """The namespaces that entries of a map were written in: nothing else tells where the devices that they name are."""
+    from .._store import Store
+    from . import revive
+
+    store = Store(owner, revive, os.path.dirname(host.directory))
+    place = f"{owner}/{name}:{map_name}"
+    return {
+        key.netns
+        for key in store.claims(store.latest())
+        if key.kind in WITHIN and key.id.partition(" ")[0] == place
+    }
 
 
 def _compiler_identity(host: Host, value: Value) -> str:
