@@ -28,6 +28,7 @@ from ._resources import _fields
 
 MAX_SOCKETS = 256  # a quarter of the usual limit of 1,024 descriptors; what has no socket yet waits for one
 RETRY_PAUSE = 0.1  # seconds between two attempts while waiting
+REPORT_PAUSE = 1.0  # as long as Linux takes for the next report to one host (icmp_ratelimit)
 SIZE_MAX = 65507  # 65,535 bytes of an IPv4 packet without its header and the 8 bytes of ICMP or UDP
 TOKEN_BYTES = 8
 NO_ANSWER = "no answer"
@@ -52,7 +53,9 @@ PROBE_SPEC: t.Dict[str, t.Any] = {
     "interval": {"type": "float"},
     "timeout": {"type": "float"},
     "size": {"type": "int"},
-    "expect": {"type": "str", "choices": ["reachable", "unreachable"]},
+    "ttl": {"type": "int"},
+    "expect": {"type": "str", "choices": ["reachable", "unreachable", "expired"]},
+    "reporter": {"type": "str"},
     "max_loss": {"type": "float"},
     "wait": {"type": "float"},
 }
@@ -96,7 +99,9 @@ class Probe:
     interval: float = 0.1
     timeout: float = 1.0
     size: int = 56
+    ttl: t.Optional[int] = None
     expect: str = "reachable"
+    reporter: t.Optional[_fields.Address] = None
     max_loss: float = 0.0
     wait: float = 0.0
     path: str = ""
@@ -112,7 +117,8 @@ class Probe:
     @property
     def label(self) -> str:
         port = f" port {self.port}" if self.port is not None else ""
-        return f"{self.origin} -> {self.destination} {self.protocol}{port}"
+        ttl = f" ttl {self.ttl}" if self.ttl is not None else ""
+        return f"{self.origin} -> {self.destination} {self.protocol}{port}{ttl}"
 
 
 def parse(params: t.Mapping[str, t.Any]) -> t.List[Probe]:
@@ -132,13 +138,15 @@ def _parse_one(item: t.Mapping[str, t.Any], task: t.Mapping[str, t.Any], path: s
         protocol=every["protocol"],
         port=_port(every["protocol"], given.get("port"), common.get("port"), path),
         netns=_fields.netns(every.get("netns"), f"{path}netns"),
-        source=_source(every.get("source"), destination, path),
+        source=_same_family(every.get("source"), destination, f"{path}source"),
         dev=_fields.ifname(every["dev"], f"{path}dev") if every.get("dev") else "",
         count=int(_number(every, "count", 1, 1000, path)),
         interval=_number(every, "interval", 0, 3600, path, " seconds"),
         timeout=_number(every, "timeout", 0.001, 3600, path, " seconds"),
         size=int(_number(every, "size", 0, SIZE_MAX, path, " bytes")),
+        ttl=None if every.get("ttl") is None else int(_number(every, "ttl", 1, 255, path)),
         expect=every["expect"],
+        reporter=_reporter(every, destination, path),
         max_loss=_number(every, "max_loss", 0, 100, path, " percent"),
         wait=_number(every, "wait", 0, 86400, path, " seconds"),
         path=path,
@@ -168,16 +176,28 @@ def _destination(text: t.Any, dev: t.Optional[str], path: str) -> _fields.Addres
     return address
 
 
-def _source(text: t.Optional[str], destination: _fields.Address, path: str) -> t.Optional[_fields.Address]:
+def _same_family(
+    text: t.Optional[str], destination: _fields.Address, path: str
+) -> t.Optional[_fields.Address]:
     if not text:
         return None
-    address = _fields.address(text, f"{path}source", scoped=True)
+    address = _fields.address(text, path, scoped=True)
     if address.version != destination.version:
         raise SpecError(
-            f"{path}source",
+            path,
             f"{text} is IPv{address.version}, but the destination is IPv{destination.version}",
         )
     return address
+
+
+def _reporter(
+    every: t.Mapping[str, t.Any], destination: _fields.Address, path: str
+) -> t.Optional[_fields.Address]:
+    if every.get("reporter") and every["expect"] != "expired":
+        raise SpecError(
+            f"{path}reporter", f"{every['expect']} has none; set expect to expired, or leave it out"
+        )
+    return _same_family(every.get("reporter"), destination, f"{path}reporter")
 
 
 def _port(protocol: str, given: t.Optional[int], common: t.Optional[int], path: str) -> t.Optional[int]:
@@ -292,9 +312,10 @@ _UNREACHABLE = {
 }
 _UNREACHABLE_TYPE = {4: 3, 6: 1}
 _PORT_CODE = {4: 3, 6: 4}
+EXPIRED = "time exceeded"
 _OTHER_TYPES = {
-    4: {11: "time exceeded", 12: "parameter problem"},
-    6: {2: "packet too big", 3: "time exceeded", 4: "parameter problem"},
+    4: {11: EXPIRED, 12: "parameter problem"},
+    6: {2: "packet too big", 3: EXPIRED, 4: "parameter problem"},
 }
 _LOCAL = {
     errno.ENETUNREACH: "destination unreachable: no route (from this host)",
@@ -315,12 +336,16 @@ def local_reason(number: int) -> str:
 
 def icmp_reason(version: int, kind: int, code: int, offender: str, destination: str) -> str:
     """An ICMP error in words, with who sent it."""
-    suffix = f" (from {offender})" if offender else ""
+    suffix = _reported_by(offender) if offender else ""
     if kind == _UNREACHABLE_TYPE[version]:
         if code == _PORT_CODE[version]:
             return "port unreachable" + ("" if offender == destination else suffix)
         return f"destination unreachable: {_UNREACHABLE[version].get(code, f'code {code}')}{suffix}"
     return _OTHER_TYPES[version].get(kind, f"ICMP type {kind} code {code}") + suffix
+
+
+def _reported_by(address: str) -> str:
+    return f" (from {address})"
 
 
 def extended_reason(data: bytes, destination: str) -> str:
@@ -379,7 +404,10 @@ class Verdict:
 
 
 def judge(probe: Probe, shots: t.Sequence[Shot]) -> Verdict:
-    """Reachable needs an answer and no more loss than allowed; unreachable is as expected only if nothing answered."""
+    """Reachable needs an answer and no more loss than allowed; unreachable is as expected only if nothing answered.
+
+    Expired is what nothing answered, and a router reported so, of all packets but the loss that is allowed.
+    """
     times = [shot.rtt * 1000 for shot in shots if shot.rtt is not None]
     loss = 100.0 * (len(shots) - len(times)) / len(shots)
     reachable = bool(times) and loss <= probe.max_loss
@@ -391,9 +419,17 @@ def judge(probe: Probe, shots: t.Sequence[Shot]) -> Verdict:
         rtt_avg=round(sum(times) / len(times), 3) if times else None,
         rtt_max=round(max(times), 3) if times else None,
         reachable=reachable,
-        expected=reachable if probe.expect == "reachable" else not times,
+        expected=reachable if probe.expect == "reachable" else not times and _as_told(probe, shots),
         reason=_reasons(shots),
     )
+
+
+def _as_told(probe: Probe, shots: t.Sequence[Shot]) -> bool:
+    if probe.expect != "expired":
+        return True
+    told = EXPIRED + (_reported_by(str(probe.reporter)) if probe.reporter else "")
+    silent = [shot for shot in shots if not shot.reason.startswith(told)]
+    return len(silent) < len(shots) and 100.0 * len(silent) <= probe.max_loss * len(shots)
 
 
 def _reasons(shots: t.Sequence[Shot]) -> str:
@@ -428,6 +464,8 @@ def problem(probe: Probe, verdict: Verdict) -> str:
     state = "reachable" if verdict.reachable else "partly reachable" if verdict.received else "unreachable"
     reason = f" ({verdict.reason})" if verdict.reason else ""
     wanted = probe.expect
+    if probe.reporter:
+        wanted += f" at {probe.reporter}"
     if wanted == "reachable" and verdict.received:
         wanted += f" with at most {probe.max_loss:g} % loss"
     return f"{probe.label}: {state}, {verdict.received} of {verdict.sent} answered{reason}; expected {wanted}"
@@ -489,6 +527,11 @@ def _configure(sock: socket.socket, probe: Probe) -> None:
         sock.setsockopt(SOL_IP, IP_RECVERR, 1)
     else:
         sock.setsockopt(SOL_IPV6, IPV6_RECVERR, 1)
+    if probe.ttl is not None:
+        if probe.destination.version == 4:
+            sock.setsockopt(SOL_IP, socket.IP_TTL, probe.ttl)
+        else:
+            sock.setsockopt(SOL_IPV6, socket.IPV6_UNICAST_HOPS, probe.ttl)
     if probe.protocol == "icmp":  # blocked types are set bits: all but the reply
         if probe.destination.version == 4:
             sock.setsockopt(SOL_RAW, ICMP_FILTER, struct.pack("=I", 0xFFFFFFFF ^ 1 << ECHO_REPLY[4]))
@@ -812,7 +855,7 @@ class _Task:
         verdict = judge(self.probe, attempt.shots)
         good = verdict.expected and attempt.mistake is None
         if not good and now < begun + self.probe.wait:
-            self._resume_at = now + RETRY_PAUSE
+            self._resume_at = now + (REPORT_PAUSE if self.probe.expect == "expired" else RETRY_PAUSE)
             return
         if attempt.mistake is not None:
             raise attempt.mistake

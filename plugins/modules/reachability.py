@@ -85,13 +85,24 @@ options:
       - UDP payloads shorter than 10 bytes have no room for a sequence number; their answers are counted in the order sent.
     type: int
     default: 56
+  ttl:
+    description:
+      - Hops that a packet may make, V(1) to V(255), IPv6's hop limit. Left out, what the kernel sets.
+      - The n-th router of the way reports that a packet with V(n) has expired, which shows that it is the n-th.
+    type: int
   expect:
     description:
       - V(reachable) is met by an answer, and no more loss than O(max_loss).
       - V(unreachable) is met when nothing answers at all, whatever O(max_loss) is. A refused TCP connection is no answer.
+      - V(expired) is met when nothing answers and a router reports of each packet, but for O(max_loss), that its O(ttl) was used up.
+        Routers limit how many such reports they send, so a small O(count) is best.
     type: str
-    choices: [reachable, unreachable]
+    choices: [reachable, unreachable, expired]
     default: reachable
+  reporter:
+    description:
+      - Address that must report that packets have expired. Left out, any router may. Only with O(expect=expired).
+    type: str
   max_loss:
     description:
       - Percentage of loss up to which the address is still reachable.
@@ -143,16 +154,55 @@ options:
       size:
         description: As O(size).
         type: int
+      ttl:
+        description: As O(ttl).
+        type: int
       expect:
         description: As O(expect).
         type: str
-        choices: [reachable, unreachable]
+        choices: [reachable, unreachable, expired]
+      reporter:
+        description: As O(reporter).
+        type: str
       max_loss:
         description: As O(max_loss).
         type: float
       wait:
         description: As O(wait).
         type: float
+  counters:
+    description:
+      - Counters of BPF objects that the probes must move, or must leave alone. They are read before the first probe and after the last.
+      - What else passes counts as well.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      object:
+        description: Name of the object, as in M(cnf.ebpf.bpf_object).
+        type: str
+        required: true
+      topology:
+        description: Name of the topology to which it belongs. V(tasks) is what single tasks make.
+        type: str
+        default: tasks
+      map:
+        description: Name of its map.
+        type: str
+        default: counters
+      key:
+        description: Key of the counter, as M(cnf.ebpf.bpf_map_info) takes it.
+        type: raw
+        required: true
+      field:
+        description: Which number of a structure to read.
+        type: str
+        default: packets
+      expect:
+        description: V(grows) is met when the number is higher afterwards, V(stays) when it is the same.
+        type: str
+        choices: [grows, stays]
+        default: grows
 notes:
   - ICMP probes need C(CAP_NET_RAW) and entering a namespace needs C(CAP_SYS_ADMIN); run the task as root.
   - A namespace or device that does not exist, or a O(source) that is no address of the namespace, is an error whatever O(expect) is.
@@ -195,6 +245,19 @@ EXAMPLES = r"""
         protocol: tcp
         port: 22
         expect: unreachable
+
+- name: The second router of the way is the firewall, and its program has seen the packet
+  cnf.ebpf.reachability:
+    netns: client
+    destination: 10.2.0.10
+    ttl: 2
+    expect: expired
+    reporter: 10.3.0.1
+    count: 1
+    counters:
+      - topology: edge
+        object: firewall
+        key: 0
 
 - name: The long way loses no more than one packet in a hundred
   cnf.ebpf.reachability:
@@ -293,6 +356,42 @@ results:
       returned: always
       type: int
       sample: 1
+counters:
+  description: One element for each of O(counters), in the order given.
+  returned: when the probes ran
+  type: list
+  elements: dict
+  contains:
+    object:
+      description: Topology and name of the object.
+      returned: always
+      type: str
+      sample: edge/firewall
+    map:
+      description: Name of the map.
+      returned: always
+      type: str
+      sample: counters
+    key:
+      description: The key as given.
+      returned: always
+      type: raw
+      sample: 0
+    before:
+      description: The number before the first probe.
+      returned: always
+      type: int
+      sample: 17
+    after:
+      description: The number after the last probe.
+      returned: always
+      type: int
+      sample: 20
+    expected:
+      description: Whether it has grown, or has stayed, as expected.
+      returned: always
+      type: bool
+      sample: true
 netns:
   description: The namespace that was probed from, empty for the host's.
   returned: when there is one probe
@@ -370,27 +469,32 @@ attempts:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.cnf.ebpf.plugins.module_utils import _probe
+from ansible_collections.cnf.ebpf.plugins.module_utils import _probe, _probe_counters
 from ansible_collections.cnf.ebpf.plugins.module_utils._errors import CnfError
 
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec=_probe.ARGUMENT_SPEC,
+        argument_spec={**_probe.ARGUMENT_SPEC, "counters": _probe_counters.ARGUMENT_SPEC},
         mutually_exclusive=[("destination", "probes")],
         required_one_of=[("destination", "probes")],
         supports_check_mode=True,
     )
     try:
-        outcomes = _probe.run(_probe.parse(module.params))
+        probes = _probe.parse(module.params)
+        watched = _probe_counters.parse(module.params["counters"])
+        before = _probe_counters.read(watched)
+        outcomes = _probe.run(probes)
+        moves = _probe_counters.moves(watched, before, _probe_counters.read(watched))
     except CnfError as problem:
         module.fail_json(msg=str(problem))
     results = [outcome.result() for outcome in outcomes]
     single = results[0] if len(results) == 1 else {}
-    failures = _probe.summary(outcomes)
+    result = {"results": results, "counters": [move.result() for move in moves], **single}
+    failures = " | ".join(filter(None, [_probe.summary(outcomes), *(move.problem() for move in moves)]))
     if failures:
-        module.fail_json(msg=failures, changed=False, results=results, **single)
-    module.exit_json(changed=False, results=results, **single)
+        module.fail_json(msg=failures, changed=False, **result)
+    module.exit_json(changed=False, **result)
 
 
 if __name__ == "__main__":

@@ -177,6 +177,28 @@ def test_an_error_of_a_router_is_loss_with_its_reason(own_net, destination, rout
     assert found.reason == f"destination unreachable: no route (from {router})"
 
 
+@pytest.mark.parametrize(
+    ("destination", "router"), [(SERVER4, "10.9.1.1"), (SERVER6, "fd09:1::1")], ids=["IPv4", "IPv6"]
+)
+@pytest.mark.parametrize("protocol", ["icmp", "udp", "tcp"])
+def test_the_router_at_which_a_packet_expires_reports_it(own_net, destination, router, protocol):
+    port = {} if protocol == "icmp" else {"port": PORT}
+    asked = {
+        "netns": own_net.c,
+        "destination": destination,
+        "protocol": protocol,
+        "count": 1,
+        "timeout": 5.0,
+        **port,
+    }
+    found = verdict(**asked, ttl=1, expect="expired", reporter=router)
+    assert (found.expected, found.reason) == (True, f"time exceeded (from {router})")
+    assert not verdict(**asked, ttl=1, expect="expired", reporter=destination).expected
+    if protocol == "icmp":
+        assert verdict(**asked, ttl=2).expected
+        assert not verdict(**asked, ttl=2, expect="expired").expected
+
+
 @pytest.mark.parametrize("destination", ["10.99.0.1", "fd99::1"])
 def test_a_namespace_without_a_route_is_unreachable_at_once(net, destination):
     found = verdict(netns=net.r, destination=destination, timeout=600.0, interval=0.0)

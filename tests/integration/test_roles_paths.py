@@ -48,6 +48,34 @@ def test_cnf_chain(box: Sandbox, ansible: Ansible) -> None:
     whole(box, Role(ansible, "cnf_chain"), lambda: hops_in_order(box, {"cnf1": 1, "cnf2": 2}))
 
 
+def test_a_chain_that_is_left_out_or_passed_in_another_order_is_found(box: Sandbox, ansible: Ansible) -> None:
+    role = Role(ansible, "cnf_chain")
+    role.run(verify=True)
+    # Past the first stage, by a pair that leads to the second: everything still answers.
+    box.sh("""
+        ip -n source link add past type veth peer name past netns cnf2
+        ip -n source address add 10.1.1.1/24 dev past; ip -n cnf2 address add 10.1.1.2/24 dev past
+        ip -n source link set past up; ip -n cnf2 link set past up
+        ip -n source route add 10.209.0.2/32 via 10.1.1.2 src 10.209.0.1 metric 0 tos 0 table 77
+        ip -n source rule add to 10.209.0.2 lookup 77
+        ip -n cnf2 route add 10.209.0.1/32 via 10.1.1.1 table 77
+        ip -n cnf2 rule add to 10.209.0.1 lookup 77
+    """)
+    ping(box, "source", "10.209.0.2")
+    error = role.refused(verify=True)
+    assert (
+        "netns source -> 10.209.0.2 icmp ttl 1: unreachable, 0 of 1 answered (time exceeded (from 10.1.1.2)); "
+        f"expected expired at {near(1)[0]}" in error
+    )
+    assert "netns destination -> 10.209.0.1 icmp ttl 2: reachable, 1 of 1 answered; expected expired" in error
+    assert "3 of 12 probes were not as expected" in error  # the other family goes as it should
+    box.sh("ip -n source rule del to 10.209.0.2 lookup 77; ip -n cnf2 rule del to 10.209.0.1 lookup 77")
+    role.run(verify=True)
+    ends = {"source": {"name": "source", "addresses": ["10.209.0.1/32"]}}
+    ends["destination"] = {"name": "destination", "addresses": ["fd00:209::2/128"]}
+    assert "have no family in common" in role.refused(**ends, verify=True)
+
+
 def stage(name: str, number: int, **more: t.Any) -> t.Dict[str, t.Any]:
     return {"name": name, "id": number, **more}
 
@@ -183,7 +211,15 @@ def test_a_monitor_that_fails_does_no_harm(box: Sandbox, ansible: Ansible) -> No
 
 
 def test_a_sample_is_every_nth_packet_and_may_be_cut(box: Sandbox, ansible: Ansible) -> None:
-    Role(ansible, "traffic_mirror", sample_every=4, snap_bytes=96).run(verify=True)
+    role = Role(ansible, "traffic_mirror", sample_every=4, snap_bytes=96)
+    assert "traffic_mirror_sample_every: 0 is no number of packets" in role.refused(sample_every=0)
+    # Cut within their headers copies are lost, which only the proof tells: what they are copies of goes on.
+    error = role.refused(snap_bytes=20, verify=True)
+    assert re.search(
+        "traffic-mirror/mirror: map counters, key 8: [0-9]+ before and [0-9]+ after; expected to stay", error
+    )
+    role.run(state="absent")
+    role.run(verify=True)
     ping(box, "ns1", "10.0.2.2", "fd00:2::2", count=20)
     rows = mirrored(box)
     assert sum(row["SEEN"] for row in rows) >= 80
@@ -311,8 +347,18 @@ def test_xdp_gateway(box: Sandbox, ansible: Ansible) -> None:
         assert redirected(box)[SENT] - before >= 12
         assert redirected(box).get(MISSED, 0) == 0
 
+    def more_indexes() -> None:
+        """The devices that programs send to are in a namespace, where the map of another size gets them from as well."""
+        before = box.bpf()
+        for options in ("--check",), ():
+            assert recap(role.run(*options, indexes=32))["localhost"]["changed"] == 1
+        assert box.bpf() != before
+        proof()
+        assert recap(role.run(indexes=32, verify=True))["localhost"]["changed"] == 0
+        role.run()
+
     role = Role(ansible, "xdp_gateway")
-    whole(box, role, proof)
+    whole(box, role, lambda: (proof(), more_indexes()))
     assert "needs two devices" in role.refused(ports=[{"device": "eth1"}])
     assert "needs two devices" in role.refused(ports=[{"device": "eth1"}, {"device": "eth1"}])
 
@@ -328,5 +374,9 @@ def test_xdp_gateway_in_generic_mode_between_devices_that_were_there(box: Sandbo
         """)
     ports = [{"device": "one"}, {"device": "two"}]
     role = Role(ansible, "xdp_gateway", netns="", ports=ports, mode="generic")
+    role.run()
+    assert "give what to ask in xdp_gateway_probes" in role.refused(verify=True)
+    role.run(state="absent")
+    role.variables["xdp_gateway_probes"] = [{"netns": "one", "destination": "10.0.4.2"}]
     whole(box, role, lambda: ping(box, "one", "10.0.4.2"))
     assert {"one", "two"} <= {link["ifname"] for link in box.ip("link")}

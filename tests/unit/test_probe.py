@@ -88,6 +88,13 @@ def test_no_probes_are_none():
         ({"destination": "10.0.0.1", "wait": float("nan")}, "wait: nan is out of range"),
         ({"destination": "10.0.0.1", "interval": float("inf")}, "interval: inf is out of range"),
         ({"destination": "10.0.0.1", "max_loss": 101.0}, "max_loss: 101.0 is out of range"),
+        ({"destination": "10.0.0.1", "ttl": 0}, "ttl: 0 is out of range; give 1 to 255"),
+        ({"destination": "10.0.0.1", "ttl": 256}, "ttl: 256 is out of range"),
+        ({"destination": "10.0.0.1", "reporter": "10.0.0.2"}, "reporter: reachable has none; set expect to"),
+        (
+            {"destination": "10.0.0.1", "expect": "expired", "reporter": "fd00::1"},
+            "reporter: fd00::1 is IPv6, but the destination is IPv4",
+        ),
         ({"destination": "10.0.0.1", "size": 65508}, "size: 65508 is out of range; give 0 to 65507 bytes"),
     ],
 )
@@ -250,6 +257,10 @@ def probe(**options):
     return _probe.Probe(ipaddress.ip_address("10.0.2.2"), **options)
 
 
+REPORTER = ipaddress.ip_address("10.0.0.1")
+TOLD, OTHER = "time exceeded (from 10.0.0.1)", "time exceeded (from 10.0.0.10)"
+
+
 @pytest.mark.parametrize(
     ("outcomes", "options", "reachable", "expected"),
     [
@@ -261,6 +272,16 @@ def probe(**options):
         (("x", "x"), {"expect": "unreachable"}, False, True),
         ((0.1, "x"), {"expect": "unreachable"}, False, False),
         ((0.1, 0.1), {"expect": "unreachable"}, True, False),
+        ((TOLD, TOLD), {"expect": "expired"}, False, True),
+        ((TOLD, TOLD), {"expect": "expired", "reporter": REPORTER}, False, True),
+        ((TOLD, OTHER), {"expect": "expired"}, False, True),
+        ((TOLD, OTHER), {"expect": "expired", "reporter": REPORTER}, False, False),
+        ((TOLD, OTHER), {"expect": "expired", "reporter": REPORTER, "max_loss": 50.0}, False, True),
+        ((OTHER, OTHER), {"expect": "expired", "reporter": REPORTER, "max_loss": 100.0}, False, False),
+        ((TOLD, "no answer"), {"expect": "expired"}, False, False),
+        ((TOLD, 0.1), {"expect": "expired", "max_loss": 50.0}, True, False),
+        (("x", "x"), {"expect": "expired"}, False, False),
+        ((TOLD, TOLD), {}, False, False),
     ],
 )
 def test_loss_is_judged_by_what_is_expected(outcomes, options, reachable, expected):
@@ -311,6 +332,11 @@ def test_an_error_after_the_timeout_tells_why_but_an_answer_stays():
             {"max_loss": 12.5},
             (0.1, "no answer"),
             "host -> 10.0.2.2 icmp: partly reachable, 1 of 2 answered (no answer); expected reachable with at most 12.5 % loss",
+        ),
+        (
+            {"ttl": 2, "expect": "expired", "reporter": REPORTER},
+            (OTHER,),
+            "host -> 10.0.2.2 icmp ttl 2: unreachable, 0 of 1 answered (time exceeded (from 10.0.0.10)); expected expired at 10.0.0.1",
         ),
     ],
 )
