@@ -55,7 +55,7 @@ ROLES = {
     "simple_cnf": ("bpf", "bpffs", "compiler"),
     "source_router": ("bpf", "bpffs", "compiler"),
     "traffic_mirror": ("bpf", "bpffs", "compiler"),
-    "tunnel_endpoint": ("bpf", "bpffs", "compiler"),
+    "tunnel_endpoint": ("bpf", "bpffs", "compiler", "wireguard or tun"),
     "xdp_gateway": ("bpf", "bpffs", "compiler"),
 }
 BTF = "/sys/kernel/btf/vmlinux"
@@ -85,7 +85,7 @@ def packages_for(family: t.Optional[str], compiler: str, have: t.Mapping[str, bo
 def missing_for_roles(have: t.Mapping[str, bool]) -> t.Dict[str, t.List[str]]:
     """What each role lacks on this host; roles that lack nothing have an empty list."""
     return {
-        role: [need for need in ("pyroute2", *needs) if not have[need]]
+        role: [need for need in ("pyroute2", *needs) if not any(have[name] for name in need.split(" or "))]
         for role, needs in sorted(ROLES.items())
     }
 

@@ -32,6 +32,18 @@ def test_flags_as_texts_and_lists_without_anything(box: Sandbox, ansible: Ansibl
     whole(box, role, proof)
 
 
+def test_lists_as_texts(box: Sandbox, ansible: Ansible) -> None:
+    """They are the lists that the same options of modules would make of them."""
+    for name, given in (
+        ("bridge_segment", {"addresses": "10.0.3.1/24, fd00:3::1/64"}),
+        ("simple_cnf", {"hooks": "primary,peer"}),
+        ("tunnel_endpoint", {"sources": "10.0.5.0/24,fd00:5::/64", "exempt": "10.0.5.0/24,fd00:5::/64"}),
+    ):
+        role = Role(ansible, name)
+        role.run()
+        assert recap(role.run(**given, verify=True))["localhost"]["changed"] == 0
+
+
 def test_clients_with_one_family_are_asked_in_that_one(box: Sandbox, ansible: Ansible) -> None:
     clients = [
         {"name": "ns1", "addresses": ["10.0.1.2/24"], "gateways": ["10.0.1.1/24"]},

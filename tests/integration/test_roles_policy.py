@@ -186,6 +186,11 @@ def test_multihoming_families_and_longest_prefixes(box: Sandbox, ansible: Ansibl
         "10.9.0.0/16",
         "fd01:1::/32",
     ]
+    # What usually stands for the world may be exempt, or be a customer's; something else stands for it then.
+    role.run(
+        exempt=["192.0.2.0/24", "2001:db8::/48"],
+        customers=[*customers, {**everyone, "prefix": "198.51.100.0/24"}],
+    )
     said = role.refused(isps=[{"name": "isp1"}])
     assert "interface" in said and "missing" in said
 

@@ -63,11 +63,18 @@ def test_roles_say_what_they_lack():
     found = c.missing_for_roles({**ALL, "compiler": False, "bridge": False})
     assert found["simple_cnf"] == ["compiler"]
     assert found["bridge_segment"] == ["bridge"]
+    assert c.missing_for_roles({**ALL, "wireguard": False})["tunnel_endpoint"] == []
+    without = c.missing_for_roles({**ALL, "wireguard": False, "tun": False})
+    assert without["tunnel_endpoint"] == ["wireguard or tun"]
 
 
 def test_every_role_is_known():
     there = {path.name for path in ROLES.iterdir() if path.is_dir()} - {"host_prerequisites"}
-    assert there <= set(c.ROLES)
+    assert there == set(c.ROLES)
+    yaml = pytest.importorskip("yaml")
+    spec = yaml.safe_load((ROLES / "host_prerequisites" / "meta" / "argument_specs.yml").read_text())
+    options = spec["argument_specs"]["main"]["options"]
+    assert options["host_prerequisites_roles"]["choices"] == sorted(there)
 
 
 def test_the_text_names_roles_and_packages():
