@@ -259,7 +259,8 @@ def test_devices_go_over_with_their_programs(network, keep, loaded, tmp_path, ki
     old, new = (keep(bpf.map_create(kind, 4, size, entries, name="devices")) for entries in (8, 4))
     bpf.map_update(old, struct.pack("=I", 3), struct.pack("=Ii", 1, program)[:size])  # lo
     bpf.map_update(old, struct.pack("=I", 2), struct.pack("=Ii", 1, -1)[:size])
-    assert maps.migrate(old, maps.shape_of(old), new, maps.shape_of(new)) == 2
+    homes = {struct.pack("=I", 3): "", struct.pack("=I", 2): ""}
+    assert maps.migrate(old, maps.shape_of(old), new, maps.shape_of(new), homes) == 2
     expected = bpf.map_items(old, bpf.map_info(old))
     assert sorted(bpf.map_items(new, bpf.map_info(new))) == sorted(expected)
     number = bpf.prog_info(program).id
@@ -268,45 +269,60 @@ def test_devices_go_over_with_their_programs(network, keep, loaded, tmp_path, ki
 
 @pytest.fixture
 def devices(network, keep):
-    """A full device map of another namespace, whose ``d0`` has an index that is free here, and ``lo`` one that is not."""
+    """A device map with ``lo`` here and two of another namespace, one of which has an index that is free here."""
     far = f"far{os.getpid()}"
     subprocess.run(["ip", "netns", "add", far], check=True)
     try:
         subprocess.run(["ip", "-n", far, "link", "add", "d0", "index", "50", "type", "bridge"], check=True)
-        old, new = (keep(bpf.map_create(MapType.DEVMAP, 4, 4, entries, name="devices")) for entries in (2, 4))
+        old, new = (keep(bpf.map_create(MapType.DEVMAP, 4, 4, entries, name="devices")) for entries in (3, 4))
+        bpf.map_update(old, number(0), number(1))
         with namespaces.entered(far):
-            bpf.map_update(old, struct.pack("=I", 0), struct.pack("=I", 1))
-            bpf.map_update(old, struct.pack("=I", 1), struct.pack("=I", 50))
-        yield far, lambda *places: maps.migrate(old, maps.shape_of(old), new, maps.shape_of(new), places), new
+            bpf.map_update(old, number(1), number(1))
+            bpf.map_update(old, number(2), number(50))
+        yield far, lambda homes: maps.migrate(old, maps.shape_of(old), new, maps.shape_of(new), homes), new
     finally:
-        subprocess.run(["ip", "netns", "del", far], check=True)
+        subprocess.run(["ip", "netns", "del", far], check=False)
+
+
+def number(value):
+    return struct.pack("=I", value)
 
 
 def entries_of(fd):
-    return [struct.unpack("=I", value)[0] for _key, value in sorted(bpf.map_items(fd, bpf.map_info(fd)))]
+    return sorted((key[0], value[0]) for key, value in bpf.map_items(fd, bpf.map_info(fd)))
 
 
-def test_devices_of_another_namespace_go_over(devices):
+def test_devices_of_other_namespaces_go_over(devices):
     far, migrate, new = devices
-    assert migrate(far) == 2
-    assert entries_of(new) == [1, 50]
+    assert migrate({number(0): "", number(1): far, number(2): far}) == 3
+    assert entries_of(new) == [(0, 1), (1, 1), (2, 50)]
+    # The kernel drops entries with their devices, so it tells whose they are.
     subprocess.run(["ip", "-n", far, "link", "del", "d0"], check=True)
-    assert entries_of(new) == [1]  # it was the device of that namespace: the kernel drops one that went
+    assert entries_of(new) == [(0, 1), (1, 1)]
 
 
-def test_devices_of_no_certain_namespace_are_refused(devices):
+@pytest.mark.parametrize(
+    ("known", "key"),
+    [((), 0), ((0,), 1), ((0, 1), 2)],
+    ids=["none", "here", "an index that is another's here"],
+)
+def test_devices_of_unknown_namespaces_are_refused(devices, known, key):
+    """Also where the index is that of a device here: it would become an entry for that one."""
     far, migrate, _new = devices
-    what_to_do = "set incompatible_maps: replace to write only what is declared"
+    places = {0: "", 1: far}
     with pytest.raises(MapError) as caught:
-        migrate()
+        migrate({number(each): places[each] for each in known})
     assert str(caught.value) == (
-        f"map devices: cannot tell which device of the host's namespace has index 50; {what_to_do}"
+        f"map devices: cannot tell which device the entry with key {key} is for; "
+        "set incompatible_maps: replace to write only what is declared"
     )
-    with pytest.raises(MapError) as caught:
-        migrate("", far)
-    assert str(caught.value) == (
-        f"map devices: cannot tell which device of the host's namespace or namespace {far} has index 1; {what_to_do}"
-    )
+
+
+@pytest.mark.parametrize("place", ["", "nowhere"])
+def test_a_device_that_is_not_where_it_should_be_is_refused(devices, place):
+    far, migrate, _new = devices
+    with pytest.raises(MapError, match="the entry with key 2 is for"):
+        migrate({number(0): "", number(1): far, number(2): place})
 
 
 def test_device_beyond_the_end_is_refused(network, keep):

@@ -420,6 +420,48 @@ def test_keys_of_entries_change_together_with_their_map(box: Sandbox, tmp_path: 
     converged(box, {}, state="absent")
 
 
+def test_a_device_map_is_not_carried_over_by_guess(box: Sandbox) -> None:
+    """Two devices of one index, in two namespaces: without the history that tells which is meant, nothing is written."""
+    box.sh("""
+        for netns in gw9 gw8; do
+            ip netns add $netns
+            ip -n $netns link add d1 index 77 type veth peer name d2
+        done
+        ip link add same index 77 type veth peer name other
+    """)
+
+    def run(section: str, **params: t.Any) -> t.Dict[str, t.Any]:
+        return box.task({"section": section, "params": params})
+
+    def resized(entries: int) -> t.Dict[str, t.Any]:
+        return run("bpf_object", name="x", source="xdp_redirect.bpf.c", maps={"targets": entries})
+
+    assert resized(16)["changed"]
+    for key, netns in ((3, "gw9"), (4, "gw8")):
+        row = {"object": "x", "map": "targets", "key": key, "value": "link:d1", "netns": netns}
+        assert run("bpf_map_entry", **row)["changed"]
+    assert resized(32)["changed"]
+    assert not run("bpf_map_entry", **row)["changed"]
+    # The kernel drops what was for a device of a namespace that goes, in its own time.
+    box.sh("""
+        ip netns del gw8
+        for try in $(seq 100); do
+            bpftool map lookup pinned /sys/fs/bpf/cnf/tasks/x/maps/targets key 4 0 0 0 2>&1 | grep -q value: || exit 0
+            sleep 0.1
+        done
+        exit 1
+    """)
+    assert resized(64)["changed"]
+    box.sh("rm -r /var/lib/cnf-ebpf/tasks")
+    before = box.state()
+    error = resized(128)["error"]
+    assert (
+        "map targets: cannot tell which device the entry with key 3 is for; set incompatible_maps: replace"
+        in error
+    )
+    assert_same(box.state(), before)
+
+
 def test_numbers_and_types_that_are_none(box: Sandbox) -> None:
     padded = {
         "bpf_object": [{"name": "fw", "source": "filter.bpf.c", "constants": {"default_verdict": "08"}}]

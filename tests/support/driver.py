@@ -107,10 +107,11 @@ def run_task(step: t.Mapping[str, t.Any]) -> t.Dict[str, t.Any]:
     given = {**task["params"], "state": task.get("state", "present"), "lock_timeout": 5.0}
     store = Store(TASKS, revive, DEFAULT_DIRECTORY)
     try:
+        files = ship({section: [given]})
         params = _module.validate(validator, given, section)
         started = time.perf_counter()
         request = _module._task_request(section, params, bool(step.get("check")), store)
-        with Host(store.directory, {}) as host:
+        with Host(store.directory, files) as host:
             outcome = converge(KINDS, host, store, request, fault(step))
     except CnfError as problem:
         return {"error": str(problem), "type": type(problem).__name__}

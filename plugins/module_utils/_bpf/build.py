@@ -112,12 +112,12 @@ def load(
     files: t.Optional[sources.Source],
     old: t.Mapping[str, int],
     policy: str = "migrate",
-    places: t.Callable[[str], t.Iterable[str]] = lambda name: (),
+    homes: t.Callable[[str], t.Mapping[bytes, str]] = lambda name: {},
 ) -> libbpf.Loaded:
     """Compile what is not compiled yet, load it with the maps of ``old`` (name to descriptor) where they fit, and mark it.
 
-    ``files`` None: those of an earlier run. ``policy`` as for maps.decide. ``places``: the namespaces of the devices that a map
-    names. Raises CompileError, LoadError, MapError,
+    ``files`` None: those of an earlier run. ``policy`` as for maps.decide. ``homes``: for keys of a device map the namespace of the
+    device. Raises CompileError, LoadError, MapError,
     UnsupportedError.
     """
     target = os.path.join(directory, recipe.mark.build)
@@ -132,7 +132,7 @@ def load(
     try:
         for name in carried:
             fd = loaded.maps[name]
-            maps.migrate(old[name], shapes[name], fd, maps.shape_of(fd), places(name))
+            maps.migrate(old[name], shapes[name], fd, maps.shape_of(fd), homes(name))
         for name, fd in loaded.programs.items():
             pinned = tuple(sorted(name for name in loaded.maps if not name.startswith(".")))
             mark.put(fd, recipe.mark._replace(program=name, pinned=pinned))

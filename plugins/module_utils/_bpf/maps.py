@@ -12,11 +12,11 @@ the field that differs, because nobody can tell what an entry would mean.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import mmap
 import os
-import socket
 import struct
 import sys
 import typing as t
@@ -466,11 +466,13 @@ def _put(image: bytearray, move: Number, number: int) -> None:
 # --- From one map to another --------------------------------------------------------------------------------------
 
 
-def migrate(old_fd: int, old: Shape, new_fd: int, new: Shape, places: t.Iterable[str] = ()) -> int:
+def migrate(
+    old_fd: int, old: Shape, new_fd: int, new: Shape, homes: t.Optional[t.Mapping[bytes, str]] = None
+) -> int:
     """Write the entries of one map to another, for which ``decide`` has said MIGRATE, and return how many they were.
 
-    Nothing is written unless all of it fits. What programs write to the old map meanwhile may be missed. ``places``: names of
-    the network namespaces that the devices of a device map may be in, the caller's when there are none.
+    Nothing is written unless all of it fits. What programs write to the old map meanwhile may be missed. ``homes``: for keys of
+    a device map the name of the network namespace that the device is in, empty for the caller's.
 
     Raises MapError, with the key of an entry that does not fit; KernelError.
     """
@@ -486,7 +488,7 @@ def migrate(old_fd: int, old: Shape, new_fd: int, new: Shape, places: t.Iterable
             f"map {info.name}: {problem}; set incompatible_maps: replace to start it empty"
         ) from None
     if new.type in _DEVICES:
-        _write_devices(info.name, new_fd, entries, sorted(places) or [""])
+        _write_devices(info.name, new_fd, entries, homes or {})
         return len(entries)
     if new.type in _CONFIGURED and new.value_size == _WITH_PROGRAM.size:
         for key, value in entries:
@@ -538,47 +540,32 @@ def _show_key(shape: Shape, key: bytes) -> str:
     return json.dumps(shape.types.show_key(key)) if shape.types else key.hex(":")
 
 
-def _write_devices(name: str, fd: int, entries: t.List[bpf.Entry], places: t.Sequence[str]) -> None:
-    """A device map holds devices, of any namespace, but takes and tells indexes: the kernel looks them up in the writer's."""
-    if len(places) == 1:
-        with namespaces.entered(places[0]):
-            for key, value in entries:
-                _write_device(name, fd, key, value, places[0])
-        return
-    # An index that two namespaces know could be the device of either.
-    home: t.Dict[int, t.List[str]] = {}
-    for place in places:
-        with namespaces.entered(place):
-            for index, _name in socket.if_nameindex():
-                home.setdefault(index, []).append(place)
+def _write_devices(name: str, fd: int, entries: t.List[bpf.Entry], homes: t.Mapping[bytes, str]) -> None:
+    """A device map holds devices, of any namespace, but takes and tells indexes: the kernel looks them up in the writer's.
+
+    So an entry of which nobody knows where its device is could become one for another device, and is refused.
+    """
     for key, value in entries:
-        index = int.from_bytes(value[:4], sys.byteorder)
-        found = home.get(index, [])
-        if len(found) != 1:
-            raise MapError(_unknown_device(name, index, found or places))
-        with namespaces.entered(found[0]):
-            _write_device(name, fd, key, value, found[0])
+        place = homes.get(key)
+        try:
+            if place is None:
+                raise KernelError(errno.ENODEV, "", name)
+            with namespaces.entered(place):
+                if len(value) == _WITH_PROGRAM.size:
+                    _write_with_program(fd, key, value)
+                else:
+                    bpf.map_update(fd, key, value)
+        except KernelError as problem:
+            if problem.name not in ("EINVAL", "ENODEV", "ENOENT"):
+                raise
+            raise MapError(
+                f"map {name}: cannot tell which device the entry with key {_show_index(key)} is for; "
+                "set incompatible_maps: replace to write only what is declared"
+            ) from problem
 
 
-def _write_device(name: str, fd: int, key: bytes, value: bytes, place: str) -> None:
-    try:
-        if len(value) == _WITH_PROGRAM.size:
-            _write_with_program(fd, key, value)
-        else:
-            bpf.map_update(fd, key, value)
-    except KernelError as problem:
-        if problem.name not in ("EINVAL", "ENODEV"):
-            raise
-        index = int.from_bytes(value[:4], sys.byteorder)
-        raise MapError(_unknown_device(name, index, [place])) from problem
-
-
-def _unknown_device(name: str, index: int, places: t.Sequence[str]) -> str:
-    where = " or ".join(f"namespace {place}" if place else "the host's namespace" for place in places)
-    return (
-        f"map {name}: cannot tell which device of {where} has index {index}; "
-        "set incompatible_maps: replace to write only what is declared"
-    )
+def _show_index(key: bytes) -> int:
+    return int.from_bytes(key, sys.byteorder)
 
 
 def _write_with_program(fd: int, key: bytes, value: bytes) -> None:

@@ -250,6 +250,14 @@ def _raw_key(host: Host, opened: _Map, key: Key) -> t.Optional[bytes]:
         return None
 
 
+def index_of(host: Host, key: Key) -> t.Optional[bytes]:
+    """The bytes of the key of an entry in a map of devices; None when the device that it names is not there."""
+    try:
+        return _Numbers("").read_key(resolved(json.loads(key.id.partition(" ")[2]), _finder(host, key.netns)))
+    except (_Missing, btf.BtfError):
+        return None
+
+
 def _merged(opened: _Map, data: bytes, given: t.Any) -> bytes:
     """The bytes of an entry with the given fields on top of those that are there."""
     if not isinstance(given, dict):

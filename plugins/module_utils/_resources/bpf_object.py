@@ -418,7 +418,7 @@ def _load(host: Host, value: Value) -> t.Any:
             host.files.get(str(value.code)),
             old.maps,
             value.incompatible_maps or "migrate",
-            lambda map_name: _places(host, owner, value.name, map_name),
+            lambda map_name: _homes(host, owner, value.name, map_name),
         )
     except CnfError as problem:
         raise _explained(problem, log, host) from problem
@@ -428,18 +428,16 @@ def _load(host: Host, value: Value) -> t.Any:
     return loaded
 
 
-def _places(host: Host, owner: str, name: str, map_name: str) -> t.Set[str]:
-    """The namespaces that entries of a map were written in: nothing else tells where the devices that they name are."""
+def _homes(host: Host, owner: str, name: str, map_name: str) -> t.Dict[bytes, str]:
+    """The namespaces that the devices of a map are in, by the keys of the entries that were written for them."""
     from .._store import Store
-    from . import revive
+    from . import bpf_map_entry, revive
 
     store = Store(owner, revive, os.path.dirname(host.directory))
     place = f"{owner}/{name}:{map_name}"
-    return {
-        key.netns
-        for key in store.claims(store.latest())
-        if key.kind in WITHIN and key.id.partition(" ")[0] == place
-    }
+    claimed = (key for key in store.claims(store.latest()) if key.kind == bpf_map_entry.NAME)
+    found = ((key, bpf_map_entry.index_of(host, key)) for key in claimed if key.id.partition(" ")[0] == place)
+    return {index: key.netns for key, index in found if index is not None}
 
 
 def _compiler_identity(host: Host, value: Value) -> str:
