@@ -81,6 +81,13 @@ def test_it_tells_what_is_in_sync_what_drifted_and_what_could_not_be_read(
     row = told[told.index("from 192.168.100.5/32</td>") :].split("</tr>")[0]
     assert '<td class="number">3</td>' in row
     assert "connect to host 192.0.2.1 port 22" in told
+    # A router that cannot be read takes nothing along: the drift and the drawing of its host stay.
+    box.sh("rm /sys/fs/bpf/cnf/edge/router/maps/counters")
+    page, _said = reported(ansible)
+    told = page.read_text("utf-8")
+    assert "<b>1</b>drifted" in told and "<b>1</b>not read" in told
+    assert ">router not read<" in told and ">stranger0<" in told
+    assert re.search("<h3>Policy of edge router</h3>\n<p>not read: [^<]*counters", told)
 
 
 def test_a_host_that_is_lost_while_it_is_read_is_told_as_not_read(

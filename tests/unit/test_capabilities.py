@@ -77,6 +77,18 @@ def test_every_role_is_known():
     assert options["host_prerequisites_roles"]["choices"] == sorted(there)
 
 
+def test_playbooks_ask_every_role():
+    """What teardown and verify ask outranks the inventory, so no role may be forgotten."""
+    yaml = pytest.importorskip("yaml")
+    place = ROLES.parent / "playbooks" / "vars"
+    names, absent, verified = (
+        yaml.safe_load((place / f"{name}.yml").read_text()) for name in ("roles", "absent", "verified")
+    )
+    assert sorted(names["cnf_role_names"]) == sorted(c.ROLES)
+    assert absent == {f"{role}_state": "absent" for role in (*c.ROLES, "host_prerequisites")}
+    assert verified == {f"{role}_verify": True for role in c.ROLES}
+
+
 def test_the_text_names_roles_and_packages():
     answer = {
         "kernel": "6.1.0",
