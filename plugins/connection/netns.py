@@ -75,16 +75,19 @@ def entering(netns: str, keep_sys: bool) -> t.List[str]:
     return ["ip", "netns", "exec", netns]
 
 
-def no_such_netns(netns: str, errors: bytes) -> bool:
-    """Whether that is what ``ip`` or ``nsenter`` says of a namespace that is not there; the latter in the language of the host."""
-    return b"Cannot open network namespace" in errors or (
-        b"nsenter: " in errors and f"{DIRECTORY}/{netns}".encode() in errors
-    )
+def missing(netns: str) -> str:
+    """What the machine says of a namespace that is not there."""
+    return f"cnf.ebpf: there is no network namespace {netns}"
 
 
-def within(words: t.Sequence[str], command: str) -> str:
-    """A shell's command line that runs another one behind those words."""
-    return " ".join(shlex.quote(word) for word in (*words, "/bin/sh", "-c", command))
+def within(netns: str, words: t.Sequence[str], command: str) -> str:
+    """A shell's command line that runs another one behind those words.
+
+    It looks for the namespace itself: ``ip`` would end with 255, which ssh takes for its own failure.
+    """
+    refused = f"{{ printf '%s\\n' {shlex.quote(missing(netns))} >&2; exit 3; }}"
+    entered = " ".join(shlex.quote(word) for word in (*words, "/bin/sh", "-c", command))
+    return f"test -e {shlex.quote(f'{DIRECTORY}/{netns}')} || {refused}; {entered}"
 
 
 class _Become:
@@ -111,12 +114,14 @@ class Connection(ConnectionBase):
     def __init__(self, play_context: t.Any, *args: t.Any, **kwargs: t.Any) -> None:
         super().__init__(play_context, *args, **kwargs)
         self._connection: t.Any = None
+        self._netns = ""
         self._words: t.List[str] = []
         self._inner_args = args
 
     def set_options(self, task_keys: t.Any = None, var_options: t.Any = None, direct: t.Any = None) -> None:
         super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
-        self._words = entering(self.get_option("netns"), self.get_option("keep_sys"))
+        self._netns = self.get_option("netns")
+        self._words = entering(self._netns, self.get_option("keep_sys"))
         name = self.get_option("transport")
         if self._connection is None:
             self._connection = connection_loader.get(name, self._play_context, *self._inner_args)
@@ -124,8 +129,19 @@ class Connection(ConnectionBase):
                 raise AnsibleError(f"ansible_netns_transport: there is no connection plugin {name!r}")
             if self.become is not None:
                 self._connection.set_become_plugin(self.become)
+        if var_options:  # of `meta: reset_connection`, which knows nothing of sub-plugins
+            self._connection.set_options(task_keys=task_keys, var_options=var_options)
         # The executor sets the options of a plugin's `_sub_plugin` from the variables of the host (network_cli does the same).
         self._sub_plugin = {"type": "connection", "name": name, "obj": self._connection}
+
+    def _resolve_option_variables(self, variables: t.Any, templar: t.Any) -> t.Any:
+        """The variables of options, and those of the connection that leads to the machine: `meta: reset_connection` asks for them."""
+        found = super()._resolve_option_variables(variables, templar)
+        name = found.get("ansible_netns_transport", "ssh")
+        inner = connection_loader.get(name, self._play_context, *self._inner_args)
+        return (
+            {**inner._resolve_option_variables(variables, templar), **found} if inner is not None else found
+        )
 
     def set_become_plugin(self, plugin: t.Any) -> None:
         wrapped = _Become(plugin, self._within) if plugin is not None else None
@@ -134,7 +150,7 @@ class Connection(ConnectionBase):
             self._connection.set_become_plugin(wrapped)
 
     def _within(self, command: str) -> str:
-        return within(self._words, command)
+        return within(self._netns, self._words, command)
 
     def _connect(self) -> Connection:
         self._connection._shell = self._shell
@@ -151,9 +167,9 @@ class Connection(ConnectionBase):
         if sudoable and not has_become:
             cmd = self._within(cmd)
         code, out, err = self._connection.exec_command(cmd, in_data=in_data, sudoable=sudoable)
-        if code and no_such_netns(self.get_option("netns"), err):
+        if code and missing(self._netns).encode() in err + out:  # with a terminal there is but one stream
             raise AnsibleConnectionFailure(
-                f"network namespace {self.get_option('netns')} does not exist on the machine; create it first (cnf.ebpf.netns)"
+                f"network namespace {self._netns} does not exist on the machine; create it first (cnf.ebpf.netns)"
             )
         return code, out, err
 

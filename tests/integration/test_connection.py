@@ -90,3 +90,46 @@ def test_what_is_no_namespace_is_said_in_a_line(ansible: Ansible, netns: str, me
         assert message in said
         # A playbook can wait for one that is not there yet, with ignore_unreachable.
         assert ("UNREACHABLE!" in said) == (netns == "green")
+
+
+STUB = """#!/bin/sh
+for word; do
+    if [ "$word" = -O ]; then echo "$@" >>%s; fi
+    last=$word
+done
+exec sh -c "$last"
+"""
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+def test_over_ssh_the_namespace_is_what_is_missing_and_not_the_host(
+    ansible: Ansible, pipelining: bool
+) -> None:
+    """`ip netns exec` ends with 255 then, as ssh does when it reaches nobody. What stands in for ssh runs the command here."""
+    ansible.environment["ANSIBLE_PIPELINING"] = str(pipelining)
+    asked = ansible.directory / "asked"
+    stub = ansible.directory / "ssh"
+    stub.write_text(STUB % asked)
+    stub.chmod(0o700)
+    over = {**BLUE, "ansible_netns_transport": "ssh", "ansible_ssh_executable": str(stub)}
+    over.update(ansible_ssh_retries=0, ansible_host="gw.example", ansible_ssh_transfer_method="piped")
+    ansible.run(
+        [
+            {"ansible.builtin.shell": "ls /sys/class/net", "register": "devices"},
+            {"ansible.builtin.assert": {"that": ["devices.stdout_lines | sort == ['d0', 'd1', 'lo']"]}},
+            # What a task says of another namespace is no loss of this one.
+            {
+                "ansible.builtin.raw": "ip netns exec red true || exit 3",
+                "register": "raw",
+                "ignore_errors": True,
+            },
+            {"ansible.builtin.assert": {"that": ["raw is failed", "raw is not unreachable"]}},
+            {"ansible.builtin.meta": "reset_connection"},
+        ],
+        vars={**over, "ansible_ssh_executable": str(stub)},
+    )
+    assert "gw.example" in asked.read_text() and "inventory_hostname" not in asked.read_text()
+    process = ansible.start([{"ansible.builtin.command": "true"}], vars={**over, "ansible_netns": "green"})
+    said, _none = process.communicate(timeout=60)
+    assert "UNREACHABLE!" in said
+    assert "network namespace green does not exist on the machine; create it first" in said
