@@ -144,7 +144,11 @@ class Sandbox:
 
     @staticmethod
     def environment() -> t.Dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(COLLECTIONS), "PYTHONDONTWRITEBYTECODE": "1"}
+        """No bytecode beside the sources, which may be another user's: all drivers share a place for it, or have none."""
+        place = os.environ.get("BYTECODE")
+        bytecode = {"PYTHONPYCACHEPREFIX": place} if place else {"PYTHONDONTWRITEBYTECODE": "1"}
+        others = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return {**others, "PYTHONPATH": str(COLLECTIONS), **bytecode}
 
     def state(self) -> t.Dict[str, t.Any]:
         """Everything that a run could have changed, read by iproute2 and the files themselves, without what is random."""

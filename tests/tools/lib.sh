@@ -73,9 +73,9 @@ missing_pythons() {
 
 # The ansible-cores that are checked beside the one in .venv, oldest first; `next` is the newest, pre-releases among them.
 # shellcheck disable=SC2034 # for those who source this
-core_versions=(2.18 2.20 next)
-declare -A core_requirements=([2.18]="ansible-core~=2.18.0" [2.20]="ansible-core~=2.20.0" [next]="ansible-core>=2.22.0a0")
-declare -A core_pythons=([2.18]="3.13 3.12 3.11" [2.20]="3.13 3.12 3.14" [next]="3.13 3.14")
+core_versions=(2.18 next)
+declare -A core_requirements=([2.18]="ansible-core~=2.18.0" [next]="ansible-core>=2.22.0a0")
+declare -A core_pythons=([2.18]="3.13 3.12 3.11" [next]="3.13 3.14")
 
 # core_python <version>: "<version> <path>" of the Python that this ansible-core is tested on.
 core_python() {
