@@ -146,7 +146,7 @@ def _parse_one(item: t.Mapping[str, t.Any], task: t.Mapping[str, t.Any], path: s
         size=int(_number(every, "size", 0, SIZE_MAX, path, " bytes")),
         ttl=None if every.get("ttl") is None else int(_number(every, "ttl", 1, 255, path)),
         expect=every["expect"],
-        reporter=_reporter(every, destination, path),
+        reporter=_reporter(every["expect"], given.get("reporter"), common.get("reporter"), destination, path),
         max_loss=_number(every, "max_loss", 0, 100, path, " percent"),
         wait=_number(every, "wait", 0, 86400, path, " seconds"),
         path=path,
@@ -191,13 +191,18 @@ def _same_family(
 
 
 def _reporter(
-    every: t.Mapping[str, t.Any], destination: _fields.Address, path: str
+    expect: str, given: t.Optional[str], common: t.Optional[str], destination: _fields.Address, path: str
 ) -> t.Optional[_fields.Address]:
-    if every.get("reporter") and every["expect"] != "expired":
-        raise SpecError(
-            f"{path}reporter", f"{every['expect']} has none; set expect to expired, or leave it out"
-        )
-    return _same_family(every.get("reporter"), destination, f"{path}reporter")
+    """Who shall report; one inherited from the task is nothing to a probe that shall not expire, one given with it is a mistake."""
+    path = f"{path}reporter"
+    if expect != "expired":
+        if given:
+            raise SpecError(path, f"{expect} has none; set expect to expired, or leave it out")
+        return None
+    text = given or common
+    if text and "%" in text:
+        raise SpecError(path, f"{text}: reports do not tell by which device they came; leave out the scope")
+    return _same_family(text, destination, path)
 
 
 def _port(protocol: str, given: t.Optional[int], common: t.Optional[int], path: str) -> t.Optional[int]:

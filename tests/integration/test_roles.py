@@ -42,6 +42,17 @@ def test_lists_as_texts(box: Sandbox, ansible: Ansible) -> None:
         role = Role(ansible, name)
         role.run()
         assert recap(role.run(**given, verify=True))["localhost"]["changed"] == 0
+    # Within other variables as well.
+    role = Role(ansible, "simple_cnf")
+    client = {"addresses": "10.0.1.2/24, fd00:1::2/64", "gateways": "10.0.1.1/24,fd00:1::1/64"}
+    other = {
+        "name": "ns2",
+        "addresses": ["10.0.2.2/24", "fd00:2::2/64"],
+        "gateways": ["10.0.2.1/24", "fd00:2::1/64"],
+    }
+    assert (
+        recap(role.run(clients=[{"name": "ns1", **client}, other], verify=True))["localhost"]["changed"] == 0
+    )
 
 
 def test_clients_with_one_family_are_asked_in_that_one(box: Sandbox, ansible: Ansible) -> None:

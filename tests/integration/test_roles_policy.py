@@ -191,6 +191,7 @@ def test_multihoming_families_and_longest_prefixes(box: Sandbox, ansible: Ansibl
         exempt=["192.0.2.0/24", "2001:db8::/48"],
         customers=[*customers, {**everyone, "prefix": "198.51.100.0/24"}],
     )
+    assert "for the world of 10.1.0.0/24 is exempt; say what to ask in" in role.refused(exempt=["0.0.0.0/0"])
     said = role.refused(isps=[{"name": "isp1"}])
     assert "interface" in said and "missing" in said
 

@@ -54,6 +54,12 @@ def test_a_probe_takes_from_the_task_what_it_leaves_out():
     ]
 
 
+def test_a_reporter_of_the_task_is_for_probes_that_shall_expire():
+    probes = [entry(destination="10.0.0.1"), entry(destination="10.0.0.1", expect="reachable")]
+    found = _probe.parse(task(expect="expired", reporter="10.0.0.9", ttl=1, probes=probes))
+    assert [str(probe.reporter) for probe in found] == ["10.0.0.9", "None"]
+
+
 def test_no_probes_are_none():
     assert _probe.parse(task(probes=[])) == []
 
@@ -94,6 +100,10 @@ def test_no_probes_are_none():
         (
             {"destination": "10.0.0.1", "expect": "expired", "reporter": "fd00::1"},
             "reporter: fd00::1 is IPv6, but the destination is IPv4",
+        ),
+        (
+            {"destination": "fd00::2", "expect": "expired", "reporter": "fe80::1%eth0"},
+            "reporter: fe80::1%eth0: reports do not tell by which device",
         ),
         ({"destination": "10.0.0.1", "size": 65508}, "size: 65508 is out of range; give 0 to 65507 bytes"),
     ],
