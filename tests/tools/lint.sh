@@ -199,6 +199,7 @@ check_all() {
 # What this machine can run, the longest first.
 all_checks() {
     local version tool
+    printf 'sanity\n'
     for version in "${core_versions[@]}"; do
         if core_python "$version" >/dev/null; then
             printf 'core-%s\n' "$version"
@@ -206,7 +207,7 @@ all_checks() {
             result lint skipped "core-$version" "none of the Pythons that it runs on is here"
         fi
     done
-    printf '%s\n' sanity pylint ansible_lint importer docs reuse mypy changelog yamllint
+    printf '%s\n' pylint ansible_lint importer docs reuse mypy changelog yamllint
     for tool in shellcheck clang; do
         if command -v "$tool" >/dev/null; then
             printf '%s\n' "$tool"
