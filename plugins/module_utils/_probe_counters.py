@@ -102,5 +102,9 @@ def read(counters: t.Sequence[Counter]) -> t.List[int]:
 
 def _read_one(counter: Counter) -> int:
     place = {"topology": counter.topology, "object": counter.object, "map": counter.map, "id": None}
-    entries = _inspect_maps.read_map({**place, "keys": [counter.key], "limit": 1})["entries"]
+    try:
+        entries = _inspect_maps.read_map({**place, "keys": [counter.key], "limit": 1})["entries"]
+    except SpecError as problem:
+        option = "key" if problem.path.startswith("keys") else problem.path
+        raise SpecError(f"{counter.path}.{option}", problem.problem) from None
     return number_in(entries[0], counter) if entries else 0

@@ -260,7 +260,7 @@ def test_devices_go_over_with_their_programs(network, keep, loaded, tmp_path, ki
     bpf.map_update(old, struct.pack("=I", 3), struct.pack("=Ii", 1, program)[:size])  # lo
     bpf.map_update(old, struct.pack("=I", 2), struct.pack("=Ii", 1, -1)[:size])
     homes = {struct.pack("=I", 3): "", struct.pack("=I", 2): ""}
-    assert maps.migrate(old, maps.shape_of(old), new, maps.shape_of(new), homes) == 2
+    assert maps.migrate(old, maps.shape_of(old), new, maps.shape_of(new), lambda: homes) == 2
     expected = bpf.map_items(old, bpf.map_info(old))
     assert sorted(bpf.map_items(new, bpf.map_info(new))) == sorted(expected)
     number = bpf.prog_info(program).id
@@ -279,7 +279,11 @@ def devices(network, keep):
         with namespaces.entered(far):
             bpf.map_update(old, number(1), number(1))
             bpf.map_update(old, number(2), number(50))
-        yield far, lambda homes: maps.migrate(old, maps.shape_of(old), new, maps.shape_of(new), homes), new
+        yield (
+            far,
+            lambda homes: maps.migrate(old, maps.shape_of(old), new, maps.shape_of(new), lambda: homes),
+            new,
+        )
     finally:
         subprocess.run(["ip", "netns", "del", far], check=False)
 

@@ -462,6 +462,54 @@ def test_a_device_map_is_not_carried_over_by_guess(box: Sandbox) -> None:
     assert_same(box.state(), before)
 
 
+@pytest.mark.parametrize("compiler", ["clang", "bcc"])
+def test_a_device_map_is_resized_whole_or_not_at_all(box: Sandbox, compiler: str) -> None:
+    """Failed it is as before, killed the next run converges; its devices are in a namespace, as in the role xdp_gateway."""
+
+    def document(entries: int) -> t.Dict[str, t.Any]:
+        source = {"source": "xdp_redirect.bpf.c", "compiler": compiler}
+        return {
+            "netns": [{"name": "gw"}],
+            "link": [{"name": "a0", "kind": "veth", "netns": "gw", "peer": {"name": "b0", "netns": "gw"}}],
+            "bpf_object": [{"name": "x", **source, "maps": {"targets": entries}}],
+            "bpf_map_entry": [
+                {
+                    "object": "x",
+                    "map": "targets",
+                    "key": f"link:{key}",
+                    "value": f"link:{value}",
+                    "netns": "gw",
+                }
+                for key, value in (("a0", "b0"), ("b0", "a0"))
+            ],
+            "xdp_attach": [{"object": "x", "link": "a0", "netns": "gw"}],
+        }
+
+    def devices() -> t.Dict[str, str]:
+        """By name, where the map sends what comes in."""
+        name = {link["ifindex"]: link["ifname"] for link in box.ip("link", "gw")}
+        pin = "/sys/fs/bpf/cnf/edge/x/maps/targets"
+        rows = json.loads(box.run("bpftool", "-j", "map", "dump", "pinned", pin).stdout)
+        pairs = [(number(row["key"]), number(row["value"])) for row in rows if "error" not in row["value"]]
+        return {name[key]: name[value] for key, value in pairs}
+
+    def number(words: t.Sequence[str]) -> int:
+        return int.from_bytes(bytes(int(word, 16) for word in words), "little")
+
+    both = {"a0": "b0", "b0": "a0"}
+    converged(box, document(64))
+    assert devices() == both
+    before = box.state()
+    assert "error" in box.topology(document(128), fail_after=0)
+    assert_same(box.state(), before)
+    settled(box, document(64))
+    for entries, fault in ((128, "kill_before"), (256, "kill_after")):
+        assert box.topology(document(entries), **{fault: 0}).get("killed")
+        converged(box, document(entries))
+        settled(box, document(entries))
+        assert devices() == both
+
+
 def test_numbers_and_types_that_are_none(box: Sandbox) -> None:
     padded = {
         "bpf_object": [{"name": "fw", "source": "filter.bpf.c", "constants": {"default_verdict": "08"}}]

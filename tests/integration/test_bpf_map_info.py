@@ -14,7 +14,7 @@ from bpf_steps import COUNT, with_count
 from sandbox import Sandbox
 from steps import assert_holds, converged
 
-MODULE = "ansible_collections.cnf.ebpf.plugins.modules.bpf_map_info"
+MODULES = "ansible_collections.cnf.ebpf.plugins.modules"
 NAME = f"maps{os.getpid()}"  # programs are the whole kernel's: other runs of these tests have theirs
 RULES = [{"source": 1, "protocol": 6, "port": 23}, {"source": 2, "protocol": 17, "port": 53}]
 FIREWALL = {
@@ -28,10 +28,14 @@ FIREWALL = {
 }
 
 
-def ask(box: Sandbox, **options: t.Any) -> t.Dict[str, t.Any]:
+def module(box: Sandbox, name: str, **options: t.Any) -> t.Dict[str, t.Any]:
     words = json.dumps({"ANSIBLE_MODULE_ARGS": options})
-    done = box.run(sys.executable, "-m", MODULE, input=words, env=box.environment(), check=False)
+    done = box.run(sys.executable, "-m", f"{MODULES}.{name}", input=words, env=box.environment(), check=False)
     return json.loads(done.stdout)
+
+
+def ask(box: Sandbox, **options: t.Any) -> t.Dict[str, t.Any]:
+    return module(box, "bpf_map_info", **options)
 
 
 def refused(box: Sandbox, **options: t.Any) -> str:
@@ -110,6 +114,36 @@ def test_counters_have_names_and_totals(box: Sandbox) -> None:
     # BCC's objects do not name their counters, and are told without names.
     one = ask(box, topology=NAME, object="count", map="counters", keys=[1, "0x2"])
     assert [(row["key"], row["name"]) for row in one["entries"]] == [(1, "COUNT_IPV4"), (2, "COUNT_IPV6")]
+
+
+def test_probes_must_move_counters_or_leave_them_alone(box: Sandbox) -> None:
+    converged(box, with_count(name=NAME, tcx_attach=[{"object": "count", "link": "b0"}]))
+
+    def probe(*counters: t.Dict[str, t.Any]) -> t.Dict[str, t.Any]:
+        rows = [{"topology": NAME, "object": "count", **row} for row in counters]
+        return module(box, "reachability", netns="client", destination="10.0.0.1", counters=rows)
+
+    done = probe({"key": 1}, {"key": 1, "field": "bytes"}, {"key": 9, "expect": "stays"})
+    assert "failed" not in done, done
+    assert [(row["before"], row["after"], row["expected"]) for row in done["counters"]] == [
+        (0, 3, True),
+        (0, 3 * 98, True),
+        (0, 0, True),
+    ]
+    wrong = probe({"key": 1, "expect": "stays"}, {"key": 9})
+    assert wrong["failed"] and not wrong["changed"]
+    assert wrong["msg"] == (
+        f"object {NAME}/count: map counters, key 1: 3 before and 6 after; expected to stay | "
+        f"object {NAME}/count: map counters, key 9: 0 before and 0 after; expected to grow"
+    )
+    for row, said in (
+        ({"object": "other", "key": 1}, f"counters[1].object: topology {NAME} has no object other"),
+        ({"map": "other", "key": 1}, f"counters[1].map: bpf_object {NAME}/count has no map other"),
+        ({"key": "first"}, "counters[1].key: "),
+        ({"key": 1, "field": "hits"}, "counters[1].field: "),
+    ):
+        answer = probe({"key": 1}, row)
+        assert answer["failed"] and answer["msg"].startswith(said) and "\n" not in answer["msg"], answer
 
 
 def test_bcc_maps_are_told_as_well(box: Sandbox) -> None:

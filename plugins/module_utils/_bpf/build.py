@@ -132,7 +132,7 @@ def load(
     try:
         for name in carried:
             fd = loaded.maps[name]
-            maps.migrate(old[name], shapes[name], fd, maps.shape_of(fd), homes(name))
+            maps.migrate(old[name], shapes[name], fd, maps.shape_of(fd), functools.partial(homes, name))
         for name, fd in loaded.programs.items():
             pinned = tuple(sorted(name for name in loaded.maps if not name.startswith(".")))
             mark.put(fd, recipe.mark._replace(program=name, pinned=pinned))

@@ -467,12 +467,12 @@ def _put(image: bytearray, move: Number, number: int) -> None:
 
 
 def migrate(
-    old_fd: int, old: Shape, new_fd: int, new: Shape, homes: t.Optional[t.Mapping[bytes, str]] = None
+    old_fd: int, old: Shape, new_fd: int, new: Shape, homes: t.Callable[[], t.Mapping[bytes, str]] = dict
 ) -> int:
     """Write the entries of one map to another, for which ``decide`` has said MIGRATE, and return how many they were.
 
-    Nothing is written unless all of it fits. What programs write to the old map meanwhile may be missed. ``homes``: for keys of
-    a device map the name of the network namespace that the device is in, empty for the caller's.
+    Nothing is written unless all of it fits. What programs write to the old map meanwhile may be missed. ``homes``, asked for
+    device maps only: by key, the name of the network namespace that the device is in, empty for the caller's.
 
     Raises MapError, with the key of an entry that does not fit; KernelError.
     """
@@ -488,7 +488,7 @@ def migrate(
             f"map {info.name}: {problem}; set incompatible_maps: replace to start it empty"
         ) from None
     if new.type in _DEVICES:
-        _write_devices(info.name, new_fd, entries, homes or {})
+        _write_devices(info.name, new_fd, entries, homes())
         return len(entries)
     if new.type in _CONFIGURED and new.value_size == _WITH_PROGRAM.size:
         for key, value in entries:

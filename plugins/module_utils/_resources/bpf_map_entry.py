@@ -242,18 +242,18 @@ def _observe_one(
 
 
 def _raw_key(host: Host, opened: _Map, key: Key) -> t.Optional[bytes]:
+    return _encoded(host, opened.types, key)
+
+
+def key_of_device(host: Host, key: Key) -> t.Optional[bytes]:
+    """The bytes of the key of an entry in a map of devices, without the map; None when the device that it names is not there."""
+    return _encoded(host, _Numbers(""), key)
+
+
+def _encoded(host: Host, types: t.Union[btf.MapTypes, _Numbers], key: Key) -> t.Optional[bytes]:
     """The bytes of a key; None when a device is not there, or the map has other fields than the key (any more, or yet)."""
     try:
-        given = resolved(json.loads(key.id.partition(" ")[2]), _finder(host, key.netns))
-        return opened.types.read_key(given)
-    except (_Missing, btf.BtfError):
-        return None
-
-
-def index_of(host: Host, key: Key) -> t.Optional[bytes]:
-    """The bytes of the key of an entry in a map of devices; None when the device that it names is not there."""
-    try:
-        return _Numbers("").read_key(resolved(json.loads(key.id.partition(" ")[2]), _finder(host, key.netns)))
+        return types.read_key(resolved(json.loads(key.id.partition(" ")[2]), _finder(host, key.netns)))
     except (_Missing, btf.BtfError):
         return None
 

@@ -436,8 +436,12 @@ def _homes(host: Host, owner: str, name: str, map_name: str) -> t.Dict[bytes, st
     store = Store(owner, revive, os.path.dirname(host.directory))
     place = f"{owner}/{name}:{map_name}"
     claimed = (key for key in store.claims(store.latest()) if key.kind == bpf_map_entry.NAME)
-    found = ((key, bpf_map_entry.index_of(host, key)) for key in claimed if key.id.partition(" ")[0] == place)
-    return {index: key.netns for key, index in found if index is not None}
+    found = (
+        (bpf_map_entry.key_of_device(host, key), key.netns)
+        for key in claimed
+        if key.id.partition(" ")[0] == place
+    )
+    return {raw: netns for raw, netns in found if raw is not None}
 
 
 def _compiler_identity(host: Host, value: Value) -> str:
